@@ -1,0 +1,27 @@
+// Package mutant lets a test build take out one defence at a time, to show
+// that a test then fails.
+//
+// A release build has no way to take anything out: Removed is a constant
+// false there and the compiler drops the branch. Only the build tag `mutants`
+// compiles the other half, which marks the binary with Mark; `make mutants`
+// proves that release binaries lack that mark.
+package mutant
+
+// A Defence is one that `make mutants` takes out. The value is the word that
+// the mutants file holds.
+type Defence string
+
+// The defences of docs/threat-model.md that have a mutant.
+const (
+	SignatureCheck   Defence = "signature-check"
+	SignerBinding    Defence = "signer-user-binding"
+	SingleUse        Defence = "single-use"
+	StopSSH          Defence = "sshd-stop"
+	DefaultDrop      Defence = "default-drop"
+	PinnedHeader     Defence = "pinned-header"
+	NoexecParent     Defence = "noexec-parent"
+	CleanEnvironment Defence = "clean-environment"
+)
+
+// All lists every defence, in the order in which `make mutants` tries them.
+var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment}
