@@ -1,0 +1,126 @@
+// Package cgroup ends the processes of one Slurm job by its control group, so
+// that those which daemonised or unshared their namespaces end too.
+//
+// It never signals a process by number: a number can be reused between the
+// look and the kill, cgroup.kill cannot miss
+// (Documentation/admin-guide/cgroup-v2.rst).
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Root is where the unified hierarchy is mounted.
+var Root = "/sys/fs/cgroup"
+
+// A Job is the control group of one Slurm job on this node: with cgroup v2,
+// slurmd keeps SCOPE/job_ID/step_NAME/{slurm,user}, slurmstepd in the former
+// and everything of the user in the latter.
+type Job struct {
+	// Scope is slurmstepd's scope relative to Root,
+	// "/system.slice/slurmstepd.scope" unless the node is one of several.
+	Scope string `json:"scope"`
+	// ID is Slurm's job number.
+	ID uint32 `json:"id"`
+}
+
+// OfStepd finds the job's control group from the process that handed the job
+// over, slurmstepd. The job's own directory need not exist yet.
+func OfStepd(pid int, job uint32) (Job, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return Job{}, fmt.Errorf("finding the control group of slurmstepd: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !ok {
+			continue
+		}
+		for dir := path; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+			if strings.HasSuffix(dir, "slurmstepd.scope") {
+				return Job{Scope: dir, ID: job}, nil
+			}
+		}
+		return Job{}, fmt.Errorf("process %d is in %s, not in slurmstepd's scope: this node needs Slurm's cgroup/v2 plugin", pid, path)
+	}
+	return Job{}, errors.New("no unified control group hierarchy: this node needs cgroup v2")
+}
+
+func (j Job) dir() string {
+	return filepath.Join(Root, j.Scope, "job_"+strconv.FormatUint(uint64(j.ID), 10))
+}
+
+// Others lists the other Slurm jobs that have a control group on the node.
+func (j Job) Others() ([]uint32, error) {
+	entries, err := os.ReadDir(filepath.Join(Root, j.Scope))
+	if err != nil {
+		return nil, fmt.Errorf("listing the jobs on this node: %w", err)
+	}
+	var others []uint32
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), "job_")
+		if !ok {
+			continue
+		}
+		id, err := strconv.ParseUint(number, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("unexpected control group %s", e.Name())
+		}
+		if uint32(id) != j.ID {
+			others = append(others, uint32(id))
+		}
+	}
+	return others, nil
+}
+
+// Kill ends every process of the user in every step of the job and waits
+// until they are gone or ctx ends. A job without a control group has none.
+func (j Job) Kill(ctx context.Context) error {
+	for {
+		busy := 0
+		groups, err := filepath.Glob(filepath.Join(j.dir(), "step_*", "user"))
+		if err != nil {
+			return fmt.Errorf("listing the steps of job %d: %w", j.ID, err)
+		}
+		for _, g := range groups {
+			populated, err := isPopulated(g)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if !populated {
+				continue
+			}
+			busy++
+			if err := os.WriteFile(filepath.Join(g, "cgroup.kill"), []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("killing the processes of job %d: %w", j.ID, err)
+			}
+		}
+		if busy == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("processes of job %d are still there: %w", j.ID, context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func isPopulated(group string) (bool, error) {
+	b, err := os.ReadFile(filepath.Join(group, "cgroup.events"))
+	if err != nil {
+		return false, fmt.Errorf("asking whether %s has processes: %w", group, err)
+	}
+	return strings.Contains(string(b), "populated 1"), nil
+}

@@ -1,0 +1,65 @@
+package cgroup
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+// fake lays out a hierarchy as slurmd does, in ordinary files.
+func fake(t *testing.T, populated string) Job {
+	t.Helper()
+	old := Root
+	Root = t.TempDir()
+	t.Cleanup(func() { Root = old })
+	j := Job{Scope: "/system.slice/slurmstepd.scope", ID: 7}
+	user := filepath.Join(j.dir(), "step_batch", "user")
+	for _, d := range []string{user, filepath.Join(Root, j.Scope, "job_12"), filepath.Join(Root, j.Scope, "system")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(user, "cgroup.events"), []byte("populated "+populated+"\nfrozen 0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func TestOthersNamesEveryJobButTheOwn(t *testing.T) {
+	got, err := fake(t, "0").Others()
+	if err != nil || !slices.Equal(got, []uint32{12}) {
+		t.Fatalf("got %v, %v", got, err)
+	}
+}
+
+func TestKillWritesToTheUsersGroupAndSaysWhenSomethingSurvives(t *testing.T) {
+	j := fake(t, "1")
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := j.Kill(ctx); err == nil {
+		t.Fatal("a group that stays populated was reported as ended")
+	}
+	if b, err := os.ReadFile(filepath.Join(j.dir(), "step_batch", "user", "cgroup.kill")); err != nil || string(b) != "1" {
+		t.Fatalf("cgroup.kill holds %q, %v", b, err)
+	}
+}
+
+func TestKillOfAnEmptyOrAbsentJobSucceeds(t *testing.T) {
+	j := fake(t, "0")
+	if err := j.Kill(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	j.ID = 99
+	if err := j.Kill(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAProcessOutsideSlurmHasNoJob(t *testing.T) {
+	if _, err := OfStepd(os.Getpid(), 1); err == nil {
+		t.Fatal("this test process was taken for slurmstepd")
+	}
+}
