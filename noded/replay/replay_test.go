@@ -1,0 +1,64 @@
+package replay
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var id = strings.Repeat("0123456789abcdef", 2)
+
+func TestAJobIsClaimedOnceAlsoByManyAtOnce(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var won atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			switch err := s.Claim(id, time.Now().Add(time.Hour)); {
+			case err == nil:
+				won.Add(1)
+			case !errors.Is(err, ErrSeen):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Fatalf("%d claims succeeded", won.Load())
+	}
+}
+
+func TestJobsAreRememberedUntilTheyExpireAndNoLonger(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires := time.Now().Add(time.Hour)
+	if err := s.Claim(id, expires); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Purge(expires.Add(-time.Minute)); n != 0 || err != nil {
+		t.Fatalf("forgot %d before expiry, %v", n, err)
+	}
+	if n, err := s.Purge(expires.Add(time.Minute)); n != 1 || err != nil {
+		t.Fatalf("forgot %d after expiry, %v", n, err)
+	}
+}
+
+func TestAnIDThatIsAPathIsRefused(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "../" + id[3:], strings.ToUpper(id), id + "0"} {
+		if err := s.Claim(bad, time.Now()); err == nil {
+			t.Errorf("claimed %q", bad)
+		}
+	}
+}
