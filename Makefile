@@ -1,0 +1,72 @@
+# Cloister's build. Plain `make` lists what can be made.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+GO ?= go
+BIN := bin
+export CLOISTER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloister
+
+include tests/cluster/cluster.mk
+include cgo/plugin/plugin.mk
+
+.PHONY: help
+help: ## this list
+	@echo "Cloister: sealed Slurm jobs on locked nodes. Targets:"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: deps
+deps:
+	@tests/deps
+
+.PHONY: demo
+demo: deps ## the main job on a real cluster, told as a story (about 6 minutes; 3 the second time)
+	$(GO) run ./tests/demo
+
+.PHONY: test
+test: deps lint test-unit plugin-test test-cluster ## all tests, also on the real cluster (about 25 minutes; needs root)
+	@echo "make test: everything passed"
+
+.PHONY: test-unit
+test-unit: deps ## the tests that need no cluster (about 4 minutes)
+	$(GO) test -timeout 15m ./...
+
+.PHONY: test-cluster
+test-cluster: deps ## the tests on the real cluster alone
+	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/
+
+.PHONY: bench
+bench: deps ## hand-off, volume throughput and memory, measured side by side (about 8 minutes)
+	$(GO) run ./tests/bench
+
+.PHONY: mutants
+mutants: deps ## take each defence out in turn and name the test that then fails (about 15 minutes)
+	$(GO) test -tags cluster,mutants -timeout 90m -count 1 -v -run '^TestMutants' ./tests/mutants/
+
+FUZZTIME ?= 20s
+.PHONY: fuzz
+fuzz: ## every fuzz test in turn, FUZZTIME each (default 20s)
+	@for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+# staticcheck is run from the module proxy at a fixed version; it is not a
+# dependency of the module.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+.PHONY: lint
+lint: deps ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags cluster,guest ./tests/... ./noded/...
+	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: build
+build: plugin ## the binaries and the plugin, into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/cloister ./cmd/cloister-kms
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/cloister-noded
+
+.PHONY: clean
+clean: ## remove bin/ (the image cache stays: CLOISTER_CACHE)
+	rm -rf $(BIN)
