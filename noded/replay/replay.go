@@ -18,8 +18,8 @@ var ErrSeen = errors.New("this node has already taken that sealed job")
 
 var idForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// A Store is a directory with one empty file for each job, whose modification
-// time is the job's expiry.
+// A Store is a directory with an empty file for each job that was taken and
+// one for each whose key was asked for; its modification time is the expiry.
 type Store struct{ dir string }
 
 // Open makes the directory if need be, for root alone. It must lie on a disk:
@@ -37,7 +37,57 @@ func (s *Store) Claim(id string, expires time.Time) error {
 	if !idForm.MatchString(id) {
 		return fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
 	}
-	path := filepath.Join(s.dir, id)
+	return s.mark(id, expires)
+}
+
+// Seen reports whether the job was claimed here before.
+func (s *Store) Seen(id string) (bool, error) {
+	if !idForm.MatchString(id) {
+		return false, fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
+	}
+	_, err := os.Lstat(filepath.Join(s.dir, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for a job seen before: %w", err)
+	}
+	return true, nil
+}
+
+// Asked marks, durably, that this node is about to ask the KMS for the job's
+// key. It reports whether it had asked before: then a token that is gone may
+// be one whose answer was lost, not one that somebody stole.
+func (s *Store) Asked(id string, expires time.Time) (before bool, err error) {
+	if !idForm.MatchString(id) {
+		return false, fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
+	}
+	err = s.mark(id+askedSuffix, expires)
+	if errors.Is(err, ErrSeen) {
+		return true, nil
+	}
+	return false, err
+}
+
+// NotAsked takes the mark of Asked back, when it is known that the question
+// never reached the KMS.
+func (s *Store) NotAsked(id string) error {
+	if !idForm.MatchString(id) {
+		return fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
+	}
+	if err := os.Remove(filepath.Join(s.dir, id+askedSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("taking back a mark: %w", err)
+	}
+	return nil
+}
+
+const askedSuffix = ".asked"
+
+// mark makes the file, on disk before it returns, or says ErrSeen. A crash
+// before Chtimes leaves it with the present time, so that the next Purge
+// forgets it: the key had not been asked for by then.
+func (s *Store) mark(name string, expires time.Time) error {
+	path := filepath.Join(s.dir, name)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return ErrSeen
@@ -45,10 +95,6 @@ func (s *Store) Claim(id string, expires time.Time) error {
 	if err != nil {
 		return fmt.Errorf("recording the job: %w", err)
 	}
-	// The mark must be on disk before the token is asked for, or a power cut
-	// could forget it. Until Chtimes it carries the present time, which Purge
-	// takes for expired; but a claim is given up only when the job's own
-	// expiry has passed, and an unfinished one by then was never admitted.
 	err = errors.Join(os.Chtimes(path, expires, expires), f.Sync(), f.Close(), syncDir(s.dir))
 	if err != nil {
 		return fmt.Errorf("recording the job: %w", err)
@@ -56,7 +102,8 @@ func (s *Store) Claim(id string, expires time.Time) error {
 	return nil
 }
 
-// Purge forgets the jobs that expired before now and returns how many.
+// Purge forgets the jobs that expired before now and returns how many marks.
+// Call it before the first Claim: it could take a half-made mark for old.
 func (s *Store) Purge(now time.Time) (int, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

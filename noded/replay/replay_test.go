@@ -62,3 +62,25 @@ func TestAnIDThatIsAPathIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAskingTwiceIsToldApartFromAskingOnce(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires := time.Now().Add(time.Hour)
+	for i, want := range []bool{false, true} {
+		if before, err := s.Asked(id, expires); err != nil || before != want {
+			t.Fatalf("question %d: before = %v, %v", i+1, before, err)
+		}
+	}
+	if err := s.NotAsked(id); err != nil {
+		t.Fatal(err)
+	}
+	if before, err := s.Asked(id, expires); err != nil || before {
+		t.Fatalf("after it was taken back: before = %v, %v", before, err)
+	}
+	if seen, err := s.Seen(id); err != nil || seen {
+		t.Fatalf("asking made the job seen: %v, %v", seen, err)
+	}
+}
