@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,8 @@ func Main() {
 }
 
 func serve(name string) error {
+	// no_new_privs belongs to a thread, so the work stays on the one that sets it.
+	runtime.LockOSThread()
 	verb := verbs[name]
 	if verb == nil {
 		return errors.New("unknown verb")

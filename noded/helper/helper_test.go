@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,18 +165,23 @@ func TestOversizedRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// children lists this process's live children, whichever thread made them.
+// children lists this process's live children. (/proc/PID/task/TID/children
+// needs a kernel option.)
 func children(t *testing.T) []string {
 	t.Helper()
-	tasks, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil || len(tasks) == 0 {
-		t.Fatalf("no threads found: %v", err)
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil || len(stats) == 0 {
+		t.Fatalf("no processes found: %v", err)
 	}
 	var pids []string
-	for _, task := range tasks {
-		b, err := os.ReadFile(task)
-		if err == nil { // else the thread just ended
-			pids = append(pids, strings.Fields(string(b))...)
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // just ended
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(os.Getpid()) {
+			pids = append(pids, path)
 		}
 	}
 	return pids
