@@ -1,0 +1,73 @@
+// Command cloister-kms is the embedded KMS for demonstrations and small sites:
+// single-use tokens for job keys, by Vault's HTTP API. See package kms/server
+// for what it protects and what not.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes, an interface for scripts: 0 done, 1 failed, 2 wrong arguments.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := newRoot().ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "cloister-kms:", err)
+	hint := "see cloister-kms --help"
+	code := exitUsage
+	if f, ok := errors.AsType[*failure](err); ok {
+		hint, code = f.hint, exitFailed
+	}
+	fmt.Fprintln(os.Stderr, "  next:", hint)
+	return code
+}
+
+// failure is an error that is not about arguments, with what to do next.
+type failure struct {
+	err  error
+	hint string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// defaultState is where the unit's StateDirectory= puts it.
+const defaultState = "/var/lib/cloister-kms"
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cloister-kms",
+		Short: "The embedded key management server of Cloister",
+		Long: `cloister-kms keeps the key of each sealed job behind single-use tokens, and
+answers the response-wrapping part of Vault's HTTP API. It is for demonstrations
+and small sites; larger ones run OpenBao or HashiCorp Vault instead.`,
+		Example: `  cloister-kms init --address head --address 10.0.0.1
+  systemctl enable --now cloister-kms
+  cloister-kms user add alice --token-file alice.token
+  cloister-kms status`,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		Args:              cobra.NoArgs,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	state := root.PersistentFlags().String("state", defaultState, "state `directory`")
+	root.AddCommand(newInit(state), newUser(state), newServe(state), newStatus(state))
+	return root
+}

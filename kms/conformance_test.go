@@ -1,0 +1,342 @@
+package kms_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openbao/openbao/api/v2"
+
+	"cloister/kms"
+	"cloister/kms/server"
+	"cloister/secret"
+)
+
+// A target is a KMS that the conformance suite runs against.
+type target struct {
+	address string
+	caPEM   []byte
+	user    secret.Bytes
+}
+
+// targets always has the embedded server, and the real one that KMS_ADDR,
+// KMS_TOKEN and KMS_CACERT (a PEM file) name, when they are set. The token
+// must be allowed to use sys/wrapping/wrap.
+func targets(t *testing.T) map[string]target {
+	t.Helper()
+	all := map[string]target{"embedded": embedded(t)}
+	if addr := os.Getenv("KMS_ADDR"); addr != "" {
+		ca, err := os.ReadFile(os.Getenv("KMS_CACERT"))
+		if err != nil {
+			t.Fatalf("KMS_ADDR is set, so KMS_CACERT must name a PEM file: %v", err)
+		}
+		all["real"] = target{addr, ca, secret.New([]byte(os.Getenv("KMS_TOKEN")))}
+	}
+	return all
+}
+
+// embedded starts a server on the loopback address for one test.
+func embedded(t *testing.T) target {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "kms")
+	ca, err := server.Init(dir, []string{"localhost", "127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := server.AddUser(dir, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.Open(server.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l, nil) }()
+	t.Cleanup(func() {
+		stop()
+		if err := errors.Join(<-done, s.Close()); err != nil {
+			t.Errorf("stopping the server: %v", err)
+		}
+	})
+	return target{"https://" + l.Addr().String(), ca, user}
+}
+
+func (k target) client(t *testing.T) *kms.Client {
+	t.Helper()
+	c, err := kms.New(kms.Config{Address: k.address, CAPEM: k.caPEM})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// stock is the OpenBao API client as others use it.
+func (k target) stock(t *testing.T, token string) *api.Client {
+	t.Helper()
+	cfg := api.NewConfig()
+	cfg.Address = k.address
+	cfg.MaxRetries = 0
+	if err := cfg.ConfigureTLS(&api.TLSConfig{CACertBytes: k.caPEM}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := api.NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetToken(token)
+	return c
+}
+
+func newKey(t *testing.T) secret.Bytes {
+	t.Helper()
+	k, err := secret.Random(rand.Reader, kms.JobKeySize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func mustWrap(t *testing.T, k target, key secret.Bytes, ttl time.Duration) kms.Token {
+	t.Helper()
+	tok, err := k.client(t).Wrap(t.Context(), k.user, key, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+// each runs one conformance test against every target.
+func each(t *testing.T, f func(t *testing.T, k target)) {
+	t.Helper()
+	for name, k := range targets(t) {
+		t.Run(name, func(t *testing.T) { f(t, k) })
+	}
+}
+
+func TestAWrappedKeyComesBackOnceAndThenTheTokenIsGone(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		key := newKey(t)
+		before := time.Now()
+		tok := mustWrap(t, k, key, time.Hour)
+		if tok.CreationPath != kms.WrapPath || tok.Accessor == "" {
+			t.Errorf("creation path %q, accessor %q", tok.CreationPath, tok.Accessor)
+		}
+		if d := tok.Expires.Sub(before); d < 50*time.Minute || d > 70*time.Minute {
+			t.Errorf("token expires in %v, want an hour", d)
+		}
+		c := k.client(t)
+		info, err := c.Lookup(t.Context(), tok.Token)
+		if err != nil || info.CreationPath != kms.WrapPath || info.TTL != time.Hour {
+			t.Fatalf("lookup: %+v, %v", info, err)
+		}
+		got, err := c.Redeem(t.Context(), tok.Token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !got.Equal(key) {
+			t.Error("another key came back")
+		}
+		for range 2 {
+			if _, err := c.Redeem(t.Context(), tok.Token); !errors.Is(err, kms.ErrUsed) || kms.MaybeSpent(err) {
+				t.Errorf("second redemption: %v, want ErrUsed", err)
+			}
+		}
+		if _, err := c.Lookup(t.Context(), tok.Token); !errors.Is(err, kms.ErrUsed) {
+			t.Errorf("lookup of a used token: %v, want ErrUsed", err)
+		}
+	})
+}
+
+func TestOfFourRacingRedeemersExactlyOneWins(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		for round := range 15 {
+			key := newKey(t)
+			tok := mustWrap(t, k, key, time.Hour)
+			var (
+				wg   sync.WaitGroup
+				errs [4]error
+			)
+			start := make(chan struct{})
+			for i := range errs {
+				c := k.client(t)
+				wg.Go(func() {
+					<-start
+					got, err := c.Redeem(context.Background(), tok.Token)
+					if err == nil && !got.Equal(key) {
+						err = errors.New("another key came back")
+					}
+					errs[i] = err
+				})
+			}
+			close(start)
+			wg.Wait()
+			won := 0
+			for _, err := range errs {
+				if err == nil {
+					won++
+				} else if !errors.Is(err, kms.ErrUsed) {
+					t.Errorf("round %d: a loser got %v, want ErrUsed", round, err)
+				}
+			}
+			if won != 1 {
+				t.Fatalf("round %d: %d winners", round, won)
+			}
+		}
+	})
+}
+
+func TestATokenStopsWorkingWhenItsTimeIsOver(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		tok := mustWrap(t, k, newKey(t), time.Second)
+		time.Sleep(2500 * time.Millisecond) // stored times are whole seconds
+		_, err := k.client(t).Redeem(t.Context(), tok.Token)
+		if !errors.Is(err, kms.ErrUsed) && !errors.Is(err, kms.ErrExpired) {
+			t.Fatalf("redeeming after the TTL: %v, want ErrExpired or ErrUsed", err)
+		}
+	})
+}
+
+func TestARevokedTokenCannotBeRedeemed(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		tok := mustWrap(t, k, newKey(t), time.Hour)
+		c := k.client(t)
+		if err := c.Revoke(t.Context(), k.user, tok.Accessor); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Redeem(t.Context(), tok.Token); !errors.Is(err, kms.ErrUsed) {
+			t.Errorf("redeeming a revoked token: %v, want ErrUsed", err)
+		}
+		if err := c.Revoke(t.Context(), k.user, tok.Accessor); err == nil {
+			t.Error("revoking twice succeeded")
+		}
+	})
+}
+
+func TestOnlyAUserMayWrap(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		c := k.client(t)
+		stranger := secret.New([]byte("cku.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))
+		_, err := c.Wrap(t.Context(), stranger, newKey(t), time.Hour)
+		if !errors.Is(err, kms.ErrDenied) {
+			t.Errorf("wrapping as a stranger: %v, want ErrDenied", err)
+		}
+		// A wrapping token opens what it wraps and allows nothing else.
+		tok := mustWrap(t, k, newKey(t), time.Hour)
+		if _, err := c.Wrap(t.Context(), tok.Token, newKey(t), time.Hour); err == nil {
+			t.Error("a wrapping token could wrap")
+		}
+	})
+}
+
+func TestAUnknownTokenIsReportedAsGone(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		for _, s := range []string{"ckw.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "s.0123456789abcdefghijklmn", "x"} {
+			if _, err := k.client(t).Redeem(t.Context(), secret.New([]byte(s))); !errors.Is(err, kms.ErrUsed) {
+				t.Errorf("redeeming an unknown token: %v, want ErrUsed", err)
+			}
+		}
+	})
+}
+
+func TestTheServersClockAndUserAreTold(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		c := k.client(t)
+		now, err := c.ServerTime(t.Context())
+		if err != nil || time.Since(now).Abs() > time.Minute {
+			t.Errorf("server time %v, %v", now, err)
+		}
+		if name, err := c.CheckUser(t.Context(), k.user); err != nil || name == "" {
+			t.Errorf("user %q, %v", name, err)
+		}
+	})
+}
+
+// What follows asks through the stock OpenBao client, so that a difference
+// between the embedded server and a real one shows.
+
+func TestTheStockClientWrapsLooksUpAndUnwrapsOnce(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		user := k.stock(t, string(k.user.Reveal()))
+		user.SetWrappingLookupFunc(func(string, string) string { return "300s" })
+		w, err := user.Logical().Write("sys/wrapping/wrap", map[string]any{"a": "b", "n": 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.WrapInfo == nil || w.WrapInfo.TTL != 300 || w.WrapInfo.CreationPath != "sys/wrapping/wrap" {
+			t.Fatalf("wrap info: %+v", w.WrapInfo)
+		}
+		l, err := k.stock(t, "").Logical().Write("sys/wrapping/lookup", map[string]any{"token": w.WrapInfo.Token})
+		if err != nil || l.Data["creation_path"] != "sys/wrapping/wrap" {
+			t.Fatalf("lookup: %+v, %v", l, err)
+		}
+		// By a user's token, with the wrapping token in the body.
+		user.SetWrappingLookupFunc(func(string, string) string { return "" })
+		u, err := user.Logical().Unwrap(w.WrapInfo.Token)
+		if err != nil || u.Data["a"] != "b" {
+			t.Fatalf("unwrap: %+v, %v", u, err)
+		}
+		// By the wrapping token itself, as X-Vault-Token.
+		_, err = k.stock(t, "").Logical().Unwrap(w.WrapInfo.Token)
+		wantError(t, err, 400, "wrapping token is not valid or does not exist")
+	})
+}
+
+func TestErrorsHaveTheShapeThatVaultClientsExpect(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		_, err := k.stock(t, "nobody").Logical().Write("sys/wrapping/wrap", map[string]any{"a": "b"})
+		wantError(t, err, 403, "permission denied")
+		_, err = k.stock(t, "").Logical().Write("sys/wrapping/lookup", map[string]any{"token": "nothing"})
+		wantError(t, err, 400, "wrapping token is not valid or does not exist")
+		user := k.stock(t, string(k.user.Reveal()))
+		user.SetWrappingLookupFunc(func(string, string) string { return "" })
+		_, err = user.Logical().Write("sys/wrapping/wrap", map[string]any{"a": "b"})
+		wantError(t, err, 400, "endpoint requires response wrapping to be used")
+	})
+}
+
+func TestTheStockClientReadsHealthSealStatusAndItself(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		c := k.stock(t, string(k.user.Reveal()))
+		h, err := c.Sys().Health()
+		if err != nil || !h.Initialized || h.Sealed {
+			t.Errorf("health: %+v, %v", h, err)
+		}
+		s, err := c.Sys().SealStatus()
+		if err != nil || !s.Initialized || s.Sealed {
+			t.Errorf("seal status: %+v, %v", s, err)
+		}
+		self, err := c.Auth().Token().LookupSelf()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id, err := self.TokenID(); err != nil || id != string(k.user.Reveal()) {
+			t.Errorf("lookup-self has no id: %v", err)
+		}
+	})
+}
+
+func wantError(t *testing.T, err error, status int, text string) {
+	t.Helper()
+	re, ok := errors.AsType[*api.ResponseError](err)
+	if !ok {
+		t.Errorf("%v, want an answer with status %d", err, status)
+		return
+	}
+	if re.StatusCode != status || re.RawError || !strings.Contains(strings.Join(re.Errors, "\n"), text) {
+		t.Errorf("status %d %q (%s), want %d with %q", re.StatusCode, re.Errors, http.StatusText(re.StatusCode), status, text)
+	}
+}
