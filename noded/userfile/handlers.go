@@ -1,0 +1,204 @@
+package userfile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// What follows runs in the helper process, as the user.
+
+func handleOpen(body []byte, _ []*os.File) (any, []*os.File, error) {
+	r, roots, err := parse(body)
+	if err != nil {
+		return nil, nil, err
+	}
+	// O_PATH first: neither a FIFO nor a device is touched by that, and the
+	// object looked at is then the object opened, whatever happens to its name.
+	look, err := openat2(unix.AT_FDCWD, r.Path, unix.O_PATH, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer look.Close()
+	st, err := regular(look)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := beneath(look, roots); err != nil {
+		return nil, nil, err
+	}
+	flags := unix.O_RDONLY
+	if r.Mode == ReadWrite {
+		if st.Uid != r.UID {
+			return nil, nil, fmt.Errorf("file belongs to uid %d: only the user's own files are opened for writing: %w", st.Uid, syscall.EPERM)
+		}
+		flags = unix.O_RDWR
+	}
+	f, err := reopen(look, flags)
+	if err != nil {
+		return nil, nil, err
+	}
+	return nil, []*os.File{f}, nil
+}
+
+func handleCreate(body []byte, _ []*os.File) (any, []*os.File, error) {
+	r, roots, err := parse(body)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, name, err := parent(r.Path, roots)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer dir.Close()
+	f, err := openat2(int(dir.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := size(f, r); err != nil {
+		err = errors.Join(err, unix.Unlinkat(int(dir.Fd()), name, 0))
+		f.Close()
+		return nil, nil, err
+	}
+	return nil, []*os.File{f}, nil
+}
+
+func size(f *os.File, r request) error {
+	st, err := regular(f)
+	if err != nil {
+		return err
+	}
+	if st.Uid != r.UID {
+		return fmt.Errorf("the file server made the file for uid %d: %w", st.Uid, syscall.EPERM)
+	}
+	return unix.Ftruncate(int(f.Fd()), r.Size)
+}
+
+func handleRemove(body []byte, files []*os.File) (any, []*os.File, error) {
+	r, roots, err := parse(body)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(files) != 1 {
+		return nil, nil, errors.New("one file was expected")
+	}
+	dir, name, err := parent(r.Path, roots)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer dir.Close()
+	var named, made unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), name, &named, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, nil, err
+	}
+	if err := unix.Fstat(int(files[0].Fd()), &made); err != nil {
+		return nil, nil, err
+	}
+	if named.Dev != made.Dev || named.Ino != made.Ino {
+		return nil, nil, errors.New("the name now stands for another file, which is left alone")
+	}
+	return nil, nil, unix.Unlinkat(int(dir.Fd()), name, 0)
+}
+
+// parse also resolves the roots, so that a root which is itself a link (/home
+// to /export/home) still matches. Roots come from the administrator's policy.
+func parse(body []byte) (request, []string, error) {
+	var r request
+	if err := json.Unmarshal(body, &r); err != nil {
+		return r, nil, fmt.Errorf("decoding the request: %w", err)
+	}
+	var roots []string
+	for _, root := range r.Roots {
+		// A root that is absent on this node, or closed to the user, allows nothing.
+		if real, err := filepath.EvalSymlinks(root); err == nil && real != "/" {
+			roots = append(roots, real)
+		}
+	}
+	return r, roots, nil
+}
+
+// parent opens the directory in which path's last part lies, after a check of
+// where that really is.
+func parent(path string, roots []string) (*os.File, string, error) {
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	if name == "" || name == "." || name == ".." {
+		return nil, "", fmt.Errorf("%q is no file name: %w", name, syscall.EINVAL)
+	}
+	dir, err := openat2(unix.AT_FDCWD, path[:len(path)-len(name)], unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening its directory: %w", err)
+	}
+	if err := inside(dir, roots); err != nil {
+		dir.Close()
+		return nil, "", err
+	}
+	return dir, name, nil
+}
+
+func openat2(dir int, path string, flags, mode uint64) (*os.File, error) {
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC,
+		Mode:    mode,
+		Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// reopen opens what an O_PATH descriptor stands for; the kernel checks the
+// user's rights to it again.
+func reopen(look *os.File, flags int) (*os.File, error) {
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(int(look.Fd())), flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), look.Name()), nil
+}
+
+func regular(f *os.File) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return st, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return st, fmt.Errorf("not a regular file: %w", syscall.EINVAL)
+	}
+	return st, nil
+}
+
+// beneath reports whether the file's present path lies strictly beneath a root.
+func beneath(f *os.File, roots []string) error {
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		if strings.HasPrefix(path, root+"/") {
+			return nil
+		}
+	}
+	return fmt.Errorf("it lies at %s, which is outside the directories that this node's policy allows: %w", path, syscall.EPERM)
+}
+
+// inside is beneath, or the root itself.
+func inside(dir *os.File, roots []string) error {
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(dir.Fd())))
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		if path == root {
+			return nil
+		}
+	}
+	return beneath(dir, roots)
+}
