@@ -1,0 +1,225 @@
+/*
+ * Before anything of the step runs: ask noded, then shut the parent's doors.
+ */
+#include "handoff.h"
+#include "mutant.h"
+#include "noexec.h"
+#include "step.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <slurm/slurm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void refuse(const char *phase, const char *cause, const char *next)
+{
+	cl_step.state = CL_REFUSED;
+	snprintf(cl_step.why, sizeof(cl_step.why), "%s: %s. Next: %s", phase,
+		 cause, next);
+}
+
+static bool number(spank_t sp, spank_item_t item, uint32_t *n)
+{
+	return spank_get_item(sp, item, n) == ESPANK_SUCCESS;
+}
+
+static bool put_item(struct cl_writer *w, spank_t sp, const char *name,
+		     spank_item_t item)
+{
+	uint32_t n;
+
+	if (!number(sp, item, &n))
+		return false;
+	cl_put_number(w, name, n);
+	return true;
+}
+
+static bool put_owner(struct cl_writer *w, spank_t sp)
+{
+	gid_t *groups = NULL, gid;
+	uid_t uid;
+	int n = 0;
+
+	if (spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS ||
+	    spank_get_item(sp, S_JOB_GID, &gid) != ESPANK_SUCCESS ||
+	    spank_get_item(sp, S_JOB_SUPPLEMENTARY_GIDS, &groups, &n) !=
+		    ESPANK_SUCCESS)
+		return false;
+	cl_put_number(w, "uid", uid);
+	cl_put_number(w, "gid", gid);
+	for (int i = 0; groups && i < n; i++)
+		cl_put_number(w, "sgid", groups[i]);
+	return true;
+}
+
+static bool put_numbers(struct cl_writer *w, spank_t sp)
+{
+	return put_item(w, sp, "nnodes", S_JOB_NNODES) &&
+	       put_item(w, sp, "nodeid", S_JOB_NODEID) &&
+	       put_item(w, sp, "ntasks", S_JOB_LOCAL_TASK_COUNT) &&
+	       put_item(w, sp, "restart", S_SLURM_RESTART_COUNT) &&
+	       put_item(w, sp, "arrayjob", S_JOB_ARRAY_ID) &&
+	       put_item(w, sp, "arraytask", S_JOB_ARRAY_TASK_ID);
+}
+
+/*
+ * SPANK has no item for the working directory. The directory in which sbatch
+ * was called is what the user meant by a relative path; it is only a hint,
+ * which noded follows with the user's own rights.
+ */
+static void put_directory(struct cl_writer *w, spank_t sp)
+{
+	char cwd[CL_PATH_BYTES_MAX + 1];
+
+	if (spank_getenv(sp, "SLURM_SUBMIT_DIR", cwd, sizeof(cwd)) !=
+		    ESPANK_SUCCESS || cwd[0] != '/')
+		strcpy(cwd, "/");
+	cl_put(w, "cwd", cwd);
+}
+
+/* The spooled script, opened before anything of the job could alter it. */
+static int open_script(char **argv, int argc)
+{
+	if (argc < 1) {
+		errno = EINVAL;
+		return -1;
+	}
+	return open(argv[0], O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+}
+
+static bool put_step(struct cl_writer *w, spank_t sp, uint32_t step, int *script)
+{
+	char **argv = NULL;
+	int argc = 0;
+
+	cl_put(w, "ask", "launch");
+	if (!put_item(w, sp, "job", S_JOB_ID))
+		return false;
+	cl_put_number(w, "step", step);
+	if (!put_owner(w, sp) || !put_numbers(w, sp) ||
+	    spank_get_item(sp, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS)
+		return false;
+	cl_put(w, "secure", cl_step.secure ? "1" : "0");
+	for (int i = 0; i < argc; i++)
+		cl_put(w, "arg", argv[i]);
+	put_directory(w, sp);
+	return !cl_step.batch || (*script = open_script(argv, argc)) >= 0;
+}
+
+/* Asks noded. The verdict is in cl_step.answer; false when there is none. */
+static bool ask_noded(spank_t sp, uint32_t step, char *buf, char *why)
+{
+	struct timespec deadline = cl_deadline(CL_LAUNCH_SECONDS);
+	struct cl_writer w;
+	int script = -1;
+	bool ok = false;
+
+	cl_begin(&w, buf, CL_DATAGRAM_MAX);
+	if (!put_step(&w, sp, step, &script))
+		snprintf(why, CL_WHY_BYTES, "Slurm does not describe the step");
+	else if ((cl_step.lifeline = cl_connect(CL_SOCKET, &deadline, why)) >= 0)
+		ok = cl_ask(cl_step.lifeline, &w, script, CL_ASK_LAUNCH,
+			    &deadline, cl_step.answer, why) == 0;
+	/* not kept: /proc/self/fd of a forked program would lead to it */
+	if (script >= 0)
+		close(script);
+	return ok;
+}
+
+static void hang_up(void)
+{
+	if (cl_step.lifeline >= 0)
+		close(cl_step.lifeline);
+	cl_step.lifeline = -1;
+}
+
+static void ask(spank_t sp, uint32_t step)
+{
+	char why[CL_WHY_BYTES] = "out of memory";
+	char *buf = malloc(CL_DATAGRAM_MAX);
+
+	cl_step.answer = calloc(1, sizeof(*cl_step.answer));
+	if (!buf || !cl_step.answer || !ask_noded(sp, step, buf, why)) {
+		free(cl_step.answer);
+		cl_step.answer = NULL;
+		refuse("hand-off", why,
+		       "tell the administrator that cloister-noded does not "
+		       "answer on this node, and submit again later");
+	} else if (cl_step.answer->reply.verdict == CL_PASS) {
+		free(cl_step.answer);
+		cl_step.answer = NULL;
+	} else if (cl_step.answer->reply.verdict == CL_ADMIT) {
+		cl_step.state = CL_ADMITTED;
+	} else {
+		cl_step.state = CL_REFUSED;
+	}
+	free(buf);
+	if (cl_step.state != CL_ADMITTED)
+		hang_up();
+}
+
+/* Takes back an admission: noded sees the lifeline end and undoes the rest. */
+static void turn_away(const char *cause)
+{
+	if (cl_step.answer) {
+		if (cl_step.answer->mount_ns >= 0)
+			close(cl_step.answer->mount_ns);
+		if (cl_step.answer->ipc_ns >= 0)
+			close(cl_step.answer->ipc_ns);
+		free(cl_step.answer);
+		cl_step.answer = NULL;
+	}
+	hang_up();
+	refuse("hand-off", cause, "tell the administrator");
+}
+
+/*
+ * From here on slurmstepd itself must run nothing for the user. When the
+ * namespace cannot be had, the step is refused and the filter alone stands,
+ * which a refused step can have at once. When that fails too, this process
+ * must not live: the node is broken in a way that no user can bring about, so
+ * a drained node is the right end.
+ */
+static void shut_doors(void)
+{
+	if (cl_step.allow_exec)
+		return;
+	if (cl_noexec_namespace() < 0) {
+		slurm_error("cloister: no noexec namespace: %s", strerror(errno));
+		turn_away("slurmstepd could not be kept from running programs");
+	}
+	if (cl_step.state == CL_REFUSED && cl_forbid_exec() < 0) {
+		slurm_error("cloister: no system call filter: %s, giving up",
+			    strerror(errno));
+		_exit(1);
+	}
+}
+
+void cl_launch(spank_t sp)
+{
+	uint32_t step = SLURM_BATCH_SCRIPT;
+
+	if (cl_step.node == CL_NODE_ORDINARY && !cl_step.secure)
+		return;
+	/* the extern step has no task, so it can neither run nor be refused */
+	if (number(sp, S_JOB_STEPID, &step) && step == SLURM_EXTERN_CONT)
+		return;
+	cl_step.parent = getpid();
+	cl_step.batch = step == SLURM_BATCH_SCRIPT;
+	cl_step.keep_environment = cl_mutant_removed("clean-environment");
+	cl_step.allow_exec = cl_mutant_removed("noexec-parent");
+	if (cl_step.node == CL_NODE_SECURE)
+		ask(sp, step);
+	else if (cl_step.node == CL_NODE_UNKNOWN)
+		cl_step.state = CL_REFUSED;
+	else
+		refuse("submit",
+		       "this node runs no cloister-noded, so it takes no "
+		       "--secure job",
+		       "submit to the cluster's secure partition");
+	if (cl_step.state != CL_UNTOUCHED)
+		shut_doors();
+}

@@ -1,0 +1,64 @@
+/*
+ * Cloister's SPANK plugin: the callbacks that Slurm calls, and nothing else.
+ *
+ * Only the two task_init callbacks may ever fail: Slurm 24.11 drains the node
+ * for a failure of any other, and then any user could take a node away. What
+ * goes wrong earlier is remembered and said there.
+ */
+#include "handoff.h"
+#include "step.h"
+
+struct cl_step cl_step = { .lifeline = -1 };
+
+#pragma GCC visibility push(default)
+
+SPANK_PLUGIN(cloister, 1)
+
+int slurm_spank_init(spank_t sp, int ac, char *av[])
+{
+	cl_configure(sp, ac, av);
+	return 0;
+}
+
+int slurm_spank_init_post_opt(spank_t sp, int ac, char *av[])
+{
+	(void)ac, (void)av;
+	if (spank_context() == S_CTX_REMOTE)
+		cl_launch(sp);
+	return 0;
+}
+
+int slurm_spank_task_init_privileged(spank_t sp, int ac, char *av[])
+{
+	(void)ac, (void)av;
+	return cl_task_privileged(sp);
+}
+
+int slurm_spank_task_init(spank_t sp, int ac, char *av[])
+{
+	(void)ac, (void)av;
+	return cl_task_user(sp);
+}
+
+int slurm_spank_task_post_fork(spank_t sp, int ac, char *av[])
+{
+	(void)sp, (void)ac, (void)av;
+	cl_tasks_forked();
+	return 0;
+}
+
+int slurm_spank_task_exit(spank_t sp, int ac, char *av[])
+{
+	(void)ac, (void)av;
+	cl_task_ended(sp);
+	return 0;
+}
+
+int slurm_spank_exit(spank_t sp, int ac, char *av[])
+{
+	(void)sp, (void)ac, (void)av;
+	cl_end();
+	return 0;
+}
+
+#pragma GCC visibility pop

@@ -1,0 +1,237 @@
+/*
+ * Tests of what needs no Slurm: the codec, the environment, the two walls.
+ * Each CHECK names a behaviour; the sanitizers watch over the rest.
+ */
+#define _GNU_SOURCE
+#include "client.h"
+#include "environment.h"
+#include "noexec.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int failed;
+
+#define CHECK(what, ok)                                                  \
+	do {                                                             \
+		if (!(ok)) {                                             \
+			printf("%s:%d: not so: %s\n", __FILE__, __LINE__, what); \
+			failed = 1;                                      \
+		}                                                        \
+	} while (0)
+
+#define ADMIT "cloister=1\0verdict=admit\0env=A=1\0env=B_2=x=y\0home=/h\0" \
+	      "cwd=/c\0stdout=/o\0stderr=/e\0message=hello"
+
+/* The array's own NUL ends the last field, as in a datagram. */
+#define PARSE(ask, text) parse(ask, text, sizeof(text))
+
+static struct cl_reply reply;
+
+static int parse(enum cl_ask ask, const char *text, size_t len)
+{
+	/* a copy of the exact size, so that the sanitizer sees every overrun */
+	static char *copy;
+	const char *why = NULL;
+	int rc;
+
+	free(copy);
+	copy = malloc(len);
+	memcpy(copy, text, len);
+	rc = cl_parse_reply(copy, len, ask, &reply, &why);
+	CHECK("a refusal of a reply has a reason", rc == 0 || why != NULL);
+	return rc;
+}
+
+static void an_admission_is_read(void)
+{
+	CHECK("an admission is read", PARSE(CL_ASK_LAUNCH, ADMIT) == 0);
+	CHECK("it admits", reply.verdict == CL_ADMIT);
+	CHECK("its variables", reply.nenv == 2 && !strcmp(reply.env[1], "B_2=x=y"));
+	CHECK("its paths", !strcmp(reply.home, "/h") && !strcmp(reply.err, "/e"));
+	CHECK("its messages", reply.nmessages == 1);
+	CHECK("pass is read", PARSE(CL_ASK_LAUNCH, "cloister=1\0verdict=pass") == 0 &&
+				      reply.verdict == CL_PASS);
+	CHECK("an end is read", PARSE(CL_ASK_END, "cloister=1\0verdict=released\0message=m") == 0 &&
+					reply.verdict == CL_RELEASED);
+	CHECK("fenced is read", PARSE(CL_ASK_END, "cloister=1\0verdict=fenced") == 0 &&
+					reply.verdict == CL_FENCED);
+}
+
+#define REFUSED(what, ask, text) CHECK(what, PARSE(ask, text) < 0)
+
+static void an_odd_reply_is_refused(void)
+{
+	REFUSED("nothing", CL_ASK_LAUNCH, "");
+	REFUSED("another format", CL_ASK_LAUNCH, "cloister=2\0verdict=pass");
+	REFUSED("no format", CL_ASK_LAUNCH, "verdict=pass");
+	REFUSED("no verdict", CL_ASK_LAUNCH, "cloister=1");
+	REFUSED("two verdicts", CL_ASK_LAUNCH, "cloister=1\0verdict=pass\0verdict=pass");
+	REFUSED("format twice", CL_ASK_LAUNCH, "cloister=1\0cloister=1\0verdict=pass");
+	REFUSED("unknown verdict", CL_ASK_LAUNCH, "cloister=1\0verdict=maybe");
+	REFUSED("verdict's beginning", CL_ASK_LAUNCH, "cloister=1\0verdict=pas");
+	REFUSED("an end for a launch", CL_ASK_LAUNCH, "cloister=1\0verdict=released");
+	REFUSED("a launch for an end", CL_ASK_END, "cloister=1\0verdict=pass");
+	REFUSED("an unknown field", CL_ASK_LAUNCH, "cloister=1\0verdict=pass\0x=1");
+	REFUSED("a field without value", CL_ASK_LAUNCH, "cloister=1\0verdict=pass\0message");
+	REFUSED("an empty field", CL_ASK_LAUNCH, "cloister=1\0\0verdict=pass");
+	REFUSED("pass with a path", CL_ASK_LAUNCH, "cloister=1\0verdict=pass\0home=/h");
+	REFUSED("refusal with a variable", CL_ASK_LAUNCH, "cloister=1\0verdict=refuse\0message=m\0env=A=1");
+	REFUSED("refusal without reason", CL_ASK_LAUNCH, "cloister=1\0verdict=refuse");
+	REFUSED("control character", CL_ASK_LAUNCH, "cloister=1\0verdict=refuse\0message=a\nb");
+	REFUSED("admission without cwd", CL_ASK_LAUNCH,
+		"cloister=1\0verdict=admit\0home=/h\0stdout=/o\0stderr=/e");
+	REFUSED("relative path", CL_ASK_LAUNCH,
+		"cloister=1\0verdict=admit\0home=h\0cwd=/c\0stdout=/o\0stderr=/e");
+	REFUSED("path twice", CL_ASK_LAUNCH, ADMIT "\0home=/h");
+	REFUSED("variable twice", CL_ASK_LAUNCH, ADMIT "\0env=A=2");
+	REFUSED("variable without name", CL_ASK_LAUNCH, ADMIT "\0env==2");
+	REFUSED("variable with odd name", CL_ASK_LAUNCH, ADMIT "\0env=BASH_FUNC_x%%=() { :; }");
+	CHECK("an open last field", parse(CL_ASK_LAUNCH, ADMIT, sizeof(ADMIT) - 1) < 0);
+	CHECK("zero bytes", parse(CL_ASK_LAUNCH, "", 0) < 0);
+}
+
+static void limits_hold(void)
+{
+	static char big[CL_DATAGRAM_MAX];
+	struct cl_writer w;
+
+	cl_begin(&w, big, sizeof(big));
+	cl_put(&w, "verdict", "refuse");
+	for (int i = 0; i <= CL_MESSAGES_MAX; i++)
+		cl_put(&w, "message", "m");
+	CHECK("too many messages", !w.failed && parse(CL_ASK_LAUNCH, big, w.len) < 0);
+
+	char name[16];
+
+	cl_begin(&w, big, sizeof(big));
+	cl_put(&w, "verdict", "admit");
+	for (int i = 0; i <= CL_ENV_MAX; i++) {
+		snprintf(name, sizeof(name), "V%d=1", i);
+		cl_put(&w, "env", name);
+	}
+	CHECK("too many variables", !w.failed && parse(CL_ASK_LAUNCH, big, w.len) < 0);
+}
+
+static void a_writer_stops_at_its_end(void)
+{
+	char buf[20];
+	struct cl_writer w;
+
+	cl_begin(&w, buf, sizeof(buf)); /* 11 bytes */
+	cl_put(&w, "a", "123456"); /* 9 more: full */
+	CHECK("what fits is written", !w.failed && w.len == 20);
+	cl_put(&w, "b", "");
+	CHECK("what does not fit fails", w.failed && w.len == 20);
+	cl_begin(&w, buf, sizeof(buf));
+	cl_put(&w, "a", "1234567");
+	CHECK("one byte too many fails", w.failed);
+	cl_begin(&w, buf, sizeof(buf));
+	cl_put_number(&w, "n", UINT64_MAX);
+	CHECK("a number that does not fit fails", w.failed);
+	cl_put(&w, "a", "1");
+	CHECK("a failed writer stays failed", w.failed);
+	cl_begin(&w, buf, 3);
+	CHECK("no room at all", w.failed);
+}
+
+static void only_facts_of_slurm_stay(void)
+{
+	static const char *const gone[] = {
+		"BASH_ENV=/shared/evil", "ENV=/x", "SHELLOPTS=xtrace", "PS4=$(x)",
+		"BASH_FUNC_ls%%=() { evil; }", "PATH=/shared/evil", "LD_PRELOAD=/x",
+		"GCONV_PATH=/x", "PYTHONPATH=/x", "PERL5LIB=/x", "HOME=/x",
+		"SLURM_TASK_PROLOG=/x", "SLURM_CONF=/x", "SRUN_DEBUG=3",
+		"SLURM_RLIMIT_CORE=9", "SLURM_UMASK=0000", "TMPDIR=/x",
+		"APPTAINER_BIND=/:/x", "SINGULARITYENV_X=1", "SLURM_JOB_ID=1;x",
+		"SLURM_JOB_ID=", "SLURM_JOB_ID", "SLURM_JOB_ID=-1",
+		"SLURM_JOB_ID=123456789012345678901", "SLURM_JOB_IDS=1",
+		"SLURM_JOB_NAME=$(evil)", "SLURM_JOB_NAME=-rf",
+		"SLURM_JOB_NODELIST=s1 s2", "SLURM_TASKS_PER_NODE=1\n", "=1", "",
+	};
+	static const char *const stay[] = {
+		"SLURM_JOB_ID=17", "SLURM_PROCID=0", "SLURM_JOB_NODELIST=n[01-04,7]",
+		"SLURM_TASKS_PER_NODE=2(x3),1", "SLURM_JOB_NAME=fit_2.1+x",
+		"SLURMD_NODENAME=s1", "SLURM_ARRAY_TASK_ID=3",
+	};
+
+	for (size_t i = 0; i < sizeof(gone) / sizeof(*gone); i++)
+		CHECK(gone[i], !cl_env_allowed(gone[i]));
+	for (size_t i = 0; i < sizeof(stay) / sizeof(*stay); i++)
+		CHECK(stay[i], cl_env_allowed(stay[i]));
+
+	char a[] = "BASH_ENV=/x", b[] = "SLURM_JOB_ID=1", c[] = "SLURM_JOB_ID=2",
+	     d[] = "X", e[] = "SLURM_PROCID=0";
+	char *env[] = { a, b, c, d, e, NULL };
+
+	CHECK("two stay", cl_env_filter(env) == 2);
+	CHECK("the first of a name", env[0] == b && env[1] == e);
+	CHECK("nothing behind", !env[2] && !env[3] && !env[4] && !env[5]);
+
+	char *bad[] = { a, d, NULL };
+
+	CHECK("none stays", cl_env_filter(bad) == 0 && !bad[0] && !bad[1]);
+}
+
+static int run_true(void)
+{
+	pid_t pid = fork();
+	int status = -1;
+
+	if (pid == 0) {
+		execl("/bin/true", "true", NULL);
+		_exit(errno == EACCES ? 13 : 1);
+	}
+	waitpid(pid, &status, 0);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int in_child(int (*wall)(void))
+{
+	pid_t pid = fork();
+	int status = -1;
+
+	if (pid == 0)
+		_exit(run_true() == 0 && wall() == 0 ? run_true() : 99);
+	waitpid(pid, &status, 0);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void each_wall_alone_stops_programs(void)
+{
+	CHECK("a program runs before", run_true() == 0);
+	CHECK("the namespace stops it", in_child(cl_noexec_namespace) == 13);
+	CHECK("the filter stops it", in_child(cl_forbid_exec) == 13);
+}
+
+static void a_socket_of_another_is_refused(void)
+{
+	struct timespec soon = cl_deadline(1);
+	char why[CL_WHY_BYTES] = "";
+
+	CHECK("no socket", cl_connect("/run/cloister-none.sock", &soon, why) < 0);
+	CHECK("its reason", strstr(why, "No such file"));
+	CHECK("no socket but a file", cl_connect("/etc/passwd", &soon, why) < 0);
+	CHECK("its reason", strstr(why, "only root"));
+}
+
+int main(void)
+{
+	an_admission_is_read();
+	an_odd_reply_is_refused();
+	limits_hold();
+	a_writer_stops_at_its_end();
+	only_facts_of_slurm_stay();
+	a_socket_of_another_is_refused();
+	if (geteuid() != 0) {
+		printf("unit: run me as root, the two walls are untested\n");
+		return 1;
+	}
+	each_wall_alone_stops_programs();
+	printf(failed ? "unit: FAILED\n" : "unit: ok\n");
+	return failed;
+}
