@@ -27,6 +27,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -105,9 +107,12 @@ func New(cfg Config) (*Client, error) {
 // Address is the base URL that the client talks to.
 func (c *Client) Address() string { return c.address }
 
+// hostName follows RFC 1123, 2.1.
+var hostName = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)*[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
+
 func checkAddress(s string) (string, error) {
 	// 253 is the longest host name (RFC 1035, 2.3.4); the rest is scheme and port.
-	if len(s) > 253+len("https://:65535") {
+	if len(s) > 253+len("https://:65535/") {
 		return "", errors.New("longer than any host name")
 	}
 	u, err := url.Parse(s)
@@ -121,11 +126,16 @@ func checkAddress(s string) (string, error) {
 		return "", fmt.Errorf("%q names no host", s)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || (u.Path != "" && u.Path != "/"):
 		return "", fmt.Errorf("%q has more than https://host:port", s)
+	case !hostName.MatchString(u.Hostname()) && net.ParseIP(u.Hostname()) == nil:
+		return "", fmt.Errorf("%q: its host is neither a name nor an IP address", s)
 	}
-	if p := u.Port(); p != "" {
-		if _, err := net.LookupPort("tcp", p); err != nil {
-			return "", fmt.Errorf("%q: port %s is not between 0 and 65535", s, p)
+	if p := u.Port(); p != "" || strings.HasSuffix(u.Host, ":") {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return "", fmt.Errorf("%q: its port is not between 1 and 65535", s)
 		}
+	}
+	if again := "https://" + u.Host; s != again && s != again+"/" {
+		return "", fmt.Errorf("%q is not written plainly, as %q", s, again)
 	}
 	return strings.TrimSuffix(s, "/"), nil
 }

@@ -1,0 +1,245 @@
+// Package site reads, checks and keeps the site file: what an administrator
+// gives to the users of a cluster. It names the cluster, the KMS and its CA,
+// and the age recipients of the secure nodes, by class.
+//
+// Whoever makes a user accept another site file reads all later jobs of that
+// user. So a file is known by its fingerprint, which the user compares once,
+// and Add refuses to replace a cluster's file by a different one unless told
+// to. Nothing but the documented keys is accepted, in the documented spelling,
+// and every recipient must be a hybrid post-quantum one: what is sealed today
+// must stay sealed for decades.
+package site
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+	"github.com/BurntSushi/toml"
+
+	"cloister/kms"
+)
+
+const (
+	// Format is the only format there is.
+	Format = 1
+	// MaxSize of a site file in bytes; it has room for some 500 recipients.
+	MaxSize = 1 << 20
+)
+
+// The classes of node (docs: Classes of node).
+const (
+	Dedicated = "dedicated"
+	OnDemand  = "on-demand"
+)
+
+// File is a site file. Parse returns only valid ones.
+type File struct {
+	Format  int
+	Cluster string
+	KMS     KMS
+	Class   map[string]Class // by Dedicated and OnDemand; at least one
+}
+
+// KMS says where the key server is and how to know it.
+type KMS struct {
+	Address string // https://host:port
+	CA      string // PEM certificates
+}
+
+// Class is a class of nodes.
+type Class struct {
+	// Recipients are hybrid age recipients (age1pq1…): one a node, or one
+	// for all nodes of the class.
+	Recipients []string
+}
+
+// clusterName is a DNS label, which Slurm's ClusterName fits in; it is also
+// the name of the file that Add writes.
+var clusterName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// known lists every key that a site file may have. BurntSushi/toml matches
+// keys whatever their case, so that `Cluster` would count beside `cluster`;
+// this list is exact.
+func known(k toml.Key) bool {
+	switch len(k) {
+	case 1:
+		return k[0] == "format" || k[0] == "cluster" || k[0] == "kms" || k[0] == "class"
+	case 2:
+		return k[0] == "kms" && (k[1] == "address" || k[1] == "ca") || k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand)
+	case 3:
+		return k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand) && k[2] == "recipients"
+	}
+	return false
+}
+
+// Parse reads a site file and validates it.
+func Parse(b []byte) (*File, error) {
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("site file: larger than %d bytes", MaxSize)
+	}
+	var f File
+	md, err := toml.Decode(string(b), &f)
+	if err != nil {
+		// The error quotes the line, which has no secret in it.
+		return nil, fmt.Errorf("site file: %w", err)
+	}
+	for _, k := range slices.Concat(md.Keys(), md.Undecoded()) {
+		if !known(k) {
+			return nil, fmt.Errorf("site file: unknown key %s", k)
+		}
+	}
+	if err := f.Validate(); err != nil {
+		return nil, err
+	}
+	return &f, nil
+}
+
+// Validate checks everything that can be checked without the network.
+func (f *File) Validate() error {
+	if f.Format != Format {
+		return fmt.Errorf("site file: format %d, this program knows format %d", f.Format, Format)
+	}
+	if !clusterName.MatchString(f.Cluster) {
+		return fmt.Errorf("site file: cluster %q is not of small letters, digits and -, at most 63", f.Cluster)
+	}
+	if _, err := f.Client(0); err != nil {
+		return fmt.Errorf("site file: %w", err)
+	}
+	if _, err := canonicalCA(f.KMS.CA); err != nil {
+		return fmt.Errorf("site file: KMS CA: %w", err)
+	}
+	if len(f.Class) == 0 {
+		return errors.New("site file: no class of nodes in it")
+	}
+	for _, name := range f.classes() {
+		if name != Dedicated && name != OnDemand {
+			return fmt.Errorf("site file: class %q is neither %s nor %s", name, Dedicated, OnDemand)
+		}
+		if err := checkRecipients(f.Class[name].Recipients); err != nil {
+			return fmt.Errorf("site file: class %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func checkRecipients(list []string) error {
+	if len(list) == 0 {
+		return errors.New("no recipients in it")
+	}
+	seen := make(map[string]bool)
+	for i, r := range list {
+		if !strings.HasPrefix(r, "age1pq1") {
+			return fmt.Errorf("recipient %d is not a hybrid post-quantum one (age1pq1…)", i+1)
+		}
+		p, err := age.ParseHybridRecipient(r)
+		if err != nil {
+			return fmt.Errorf("recipient %d: %w", i+1, err)
+		}
+		if p.String() != r {
+			return fmt.Errorf("recipient %d is not in its canonical form", i+1)
+		}
+		if seen[r] {
+			return fmt.Errorf("recipient %d is there twice", i+1)
+		}
+		seen[r] = true
+	}
+	return nil
+}
+
+// canonicalCA re-encodes the certificates and refuses anything around them.
+// kms.New has parsed each certificate before.
+func canonicalCA(ca string) (string, error) {
+	var out strings.Builder
+	for rest := []byte(ca); len(strings.TrimSpace(string(rest))) > 0; {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" {
+			return "", errors.New("something that is not a certificate")
+		}
+		if len(block.Headers) > 0 {
+			return "", errors.New("a certificate with PEM headers")
+		}
+		out.Write(pem.EncodeToMemory(block))
+	}
+	if strings.TrimSpace(ca) != strings.TrimSpace(out.String()) {
+		return "", errors.New("something between the certificates, or not in canonical PEM")
+	}
+	return out.String(), nil
+}
+
+func (f *File) classes() []string {
+	var names []string
+	for name := range f.Class {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Client makes the KMS client that the file describes; 0 is kms.DefaultTimeout.
+func (f *File) Client(timeout time.Duration) (*kms.Client, error) {
+	return kms.New(kms.Config{Address: f.KMS.Address, CAPEM: []byte(f.KMS.CA), Timeout: timeout})
+}
+
+// AgeRecipients of a class of nodes.
+func (f *File) AgeRecipients(class string) ([]age.Recipient, error) {
+	c, ok := f.Class[class]
+	if !ok {
+		return nil, fmt.Errorf("cluster %s has no nodes of class %q, only %s", f.Cluster, class, strings.Join(f.classes(), " and "))
+	}
+	var out []age.Recipient
+	for i, r := range c.Recipients {
+		p, err := age.ParseHybridRecipient(r)
+		if err != nil {
+			return nil, fmt.Errorf("class %s: recipient %d: %w", class, i+1, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// Encode returns the one canonical form of a valid file: keys in a fixed
+// order, no comments. It is what the fingerprint is of and what Add stores.
+// No character of a valid file needs escaping in TOML.
+func (f *File) Encode() ([]byte, error) {
+	if err := f.Validate(); err != nil {
+		return nil, err
+	}
+	ca, err := canonicalCA(f.KMS.CA)
+	if err != nil {
+		return nil, fmt.Errorf("site file: KMS CA: %w", err)
+	}
+	c, err := f.Client(0)
+	if err != nil {
+		return nil, fmt.Errorf("site file: %w", err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "format = %d\ncluster = %q\n\n[kms]\naddress = %q\nca = \"\"\"\n%s\"\"\"\n", f.Format, f.Cluster, c.Address(), ca)
+	for _, name := range f.classes() {
+		fmt.Fprintf(&b, "\n[class.%s]\nrecipients = [\n", name)
+		for _, r := range f.Class[name].Recipients {
+			fmt.Fprintf(&b, "  %q,\n", r)
+		}
+		b.WriteString("]\n")
+	}
+	return []byte(b.String()), nil
+}
+
+// Fingerprint is SHA256: and the unpadded base64 digest of Encode's bytes, the
+// form in which OpenSSH shows a key's. It is "" for an invalid file.
+func (f *File) Fingerprint() string {
+	b, err := f.Encode()
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
+}
