@@ -68,7 +68,7 @@ func Encode(rand io.Reader, p Params, volumeKey, keyslotKey secret.Bytes) ([]byt
 	if volumeKey.Len() != VolumeKeySize || keyslotKey.Len() != KeyslotKeySize {
 		return nil, fmt.Errorf("making a LUKS2 header: keys of %d and %d bytes, want %d and %d", volumeKey.Len(), keyslotKey.Len(), VolumeKeySize, KeyslotKeySize)
 	}
-	if err := validUUID(p.UUID); err != nil {
+	if err := ValidUUID(p.UUID); err != nil {
 		return nil, fmt.Errorf("making a LUKS2 header: %w", err)
 	}
 	if len(p.Label) > maxLabel {

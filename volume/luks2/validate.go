@@ -33,7 +33,7 @@ const (
 // the file.
 func (h *onDisk) validate(deviceSize int64) error {
 	m := h.meta
-	if err := validUUID(h.uuid); err != nil {
+	if err := ValidUUID(h.uuid); err != nil {
 		return err
 	}
 	if r := m.Config.Requirements; r != nil && len(r.Mandatory) > 0 {
@@ -249,7 +249,8 @@ func validCipher(c string) error {
 	return nil
 }
 
-func validUUID(s string) error {
+// ValidUUID accepts the one textual form that the headers use.
+func ValidUUID(s string) error {
 	if len(s) != 36 {
 		return errors.New("uuid does not have 36 characters")
 	}

@@ -1,0 +1,201 @@
+// Package volume makes, reads and describes Cloister's volumes: LUKS2 files
+// with an ext4 file system inside, without root, kernel modules or cgo.
+//
+// Create turns a directory into a volume and returns what opening it takes:
+// the Pinned parameters, which are no secret and go into the manifest, and the
+// Keys. Extract and List open a volume with exactly these. Neither reads the
+// file's LUKS2 header, which whoever can write the file could have swapped
+// (THREATS 19); it is there so that the owner can open the volume with
+// cryptsetup and the keyslot key. Info shows what the header claims.
+//
+// A volume for reading carries a dm-verity hash tree over its ciphertext, and
+// the pinned root hash makes any change an error. A volume for writing has
+// none: with integrity off, changed ciphertext is not noticed here.
+//
+// No plaintext image exists anywhere while a volume is made or read, and
+// memory stays bounded whatever the size of the data.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"cloister/secret"
+	"cloister/volume/luks2"
+	"cloister/volume/verity"
+	"cloister/volume/xts"
+)
+
+// Keys are the two secrets of a volume.
+type Keys struct {
+	VolumeKey  secret.Bytes // 64 bytes: AES-256-XTS, encrypts the payload
+	KeyslotKey secret.Bytes // 32 bytes: opens the LUKS2 keyslot, which holds VolumeKey
+}
+
+// Wipe overwrites both keys.
+func (k Keys) Wipe() {
+	k.VolumeKey.Wipe()
+	k.KeyslotKey.Wipe()
+}
+
+// NewKeys draws fresh keys from rand, which must be crypto/rand.Reader outside
+// tests.
+func NewKeys(rand io.Reader) (Keys, error) {
+	vk, err := secret.Random(rand, luks2.VolumeKeySize)
+	if err != nil {
+		return Keys{}, fmt.Errorf("making the volume key: %w", err)
+	}
+	kk, err := secret.Random(rand, luks2.KeyslotKeySize)
+	if err != nil {
+		vk.Wipe()
+		return Keys{}, fmt.Errorf("making the keyslot key: %w", err)
+	}
+	return Keys{vk, kk}, nil
+}
+
+// Info returns what the LUKS2 header of the file says. Nothing in it is
+// authenticated: it is for the owner's eyes, not for opening.
+func Info(path string) (*luks2.Header, error) {
+	f, size, err := openRegular(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the volume: %w", err)
+	}
+	defer f.Close()
+	h, err := luks2.Read(f, size)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return h, nil
+}
+
+// openRegular opens for reading and refuses everything but regular files,
+// without hanging on a FIFO.
+func openRegular(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
+}
+
+// chunkSize is the unit of parallel work in bytes: whole hash blocks of the
+// tree's leaf level (512 KiB of data each), large enough to amortise system
+// calls, small enough that a few for each core stay within 64 MB.
+const chunkSize = 2 * verity.PerBlock * verity.BlockSize
+
+// payload reads a volume's payload with pinned parameters. It is safe for
+// concurrent use.
+type payload struct {
+	f      *os.File
+	pinned Pinned
+	cipher *xts.Cipher
+	tree   *verity.Verifier // nil if the volume is for writing
+}
+
+func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error) {
+	if err := p.Validate(); err != nil {
+		return nil, fmt.Errorf("opening the volume %s: pinned parameters: %w", path, err)
+	}
+	if volumeKey.Len() != luks2.VolumeKeySize {
+		return nil, fmt.Errorf("opening the volume %s: volume key of %d bytes, want %d", path, volumeKey.Len(), luks2.VolumeKeySize)
+	}
+	c, err := xts.New(volumeKey)
+	if err != nil {
+		return nil, fmt.Errorf("opening the volume %s: %w", path, err)
+	}
+	f, size, err := openRegular(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the volume: %w", err)
+	}
+	v := &payload{f: f, pinned: p, cipher: c}
+	if size < p.End() {
+		f.Close()
+		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: it was cut off or is another one", path, size, p.End())
+	}
+	if p.Verity != nil {
+		if v.tree, err = p.Verity.verifier(f, p.PayloadSize); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("opening the volume %s: %w", path, err)
+		}
+	}
+	return v, nil
+}
+
+func (v *payload) Close() error { return v.f.Close() }
+
+// hasher returns what readBlocks needs for one goroutine.
+func (v *payload) hasher() *verity.Hasher {
+	if v.tree == nil {
+		return nil
+	}
+	return v.tree.Hasher()
+}
+
+// readBlocks reads, verifies and decrypts whole blocks at offset off of the
+// payload.
+func (v *payload) readBlocks(h *verity.Hasher, buf []byte, off int64) error {
+	if off < 0 || off%verity.BlockSize != 0 || len(buf)%verity.BlockSize != 0 || off > v.pinned.PayloadSize-int64(len(buf)) {
+		return fmt.Errorf("reading %d bytes at %d: outside the payload", len(buf), off)
+	}
+	if _, err := v.f.ReadAt(buf, v.pinned.PayloadOffset+off); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("reading the volume at %d: %w", v.pinned.PayloadOffset+off, err)
+	}
+	if v.tree != nil {
+		if err := v.tree.Check(h, off/verity.BlockSize, buf); err != nil {
+			return err
+		}
+	}
+	v.cipher.Decrypt(buf, buf, int(v.pinned.SectorSize), off)
+	return nil
+}
+
+// ReadAt reads any range of the decrypted payload.
+func (v *payload) ReadAt(b []byte, off int64) (int, error) {
+	if off < 0 || off > v.pinned.PayloadSize-int64(len(b)) {
+		return 0, io.ErrUnexpectedEOF
+	}
+	h := v.hasher()
+	buf := make([]byte, min(chunkSize, (len(b)/verity.BlockSize+2)*verity.BlockSize))
+	for n := 0; n < len(b); {
+		from := (off + int64(n)) / verity.BlockSize * verity.BlockSize
+		part := buf[:min(int64(len(buf)), v.pinned.PayloadSize-from)]
+		if err := v.readBlocks(h, part, from); err != nil {
+			return n, err
+		}
+		n += copy(b[n:], part[off+int64(n)-from:])
+	}
+	return len(b), nil
+}
+
+// parallel runs work on every core until all are done, one fails or ctx ends.
+// Each worker takes tasks from next until that returns false.
+func parallel(ctx context.Context, work func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			if err := work(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
