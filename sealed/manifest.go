@@ -1,0 +1,142 @@
+package sealed
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"cloister/volume"
+)
+
+// The classes of node that a manifest can ask for.
+const (
+	ClassDedicated = "dedicated"
+	ClassOnDemand  = "on-demand"
+)
+
+// The modes of a volume.
+const (
+	ReadOnly  = "ro"
+	ReadWrite = "rw"
+)
+
+// A Manifest is the signed and encrypted description of a job. Its JSON form is
+// one line with every field below, in this order, none left out; Validate says
+// what each may hold.
+type Manifest struct {
+	Format int    `json:"format"` // Format
+	Job    string `json:"job"`    // 128 random bits, 32 lower-case hexadecimal digits
+
+	Signer string `json:"signer"` // fingerprint of the key that signs the file: "SHA256:…"
+	User   string `json:"user"`   // Slurm user who may submit it
+
+	Cluster string `json:"cluster"`
+	Class   string `json:"class"` // ClassDedicated or ClassOnDemand
+
+	Created time.Time `json:"created"` // UTC, whole seconds
+	Expires time.Time `json:"expires"` // UTC, whole seconds
+
+	Arguments   []string          `json:"arguments"`   // of the script, without its own name
+	Environment map[string]string `json:"environment"` // set over what Slurm sets
+
+	Stdout string `json:"stdout"` // absolute path in the job view, may hold %j %x %N %%
+	Stderr string `json:"stderr"`
+
+	Volumes []Volume `json:"volumes"`
+	Image   *Image   `json:"image"` // or null
+
+	Tokens []string `json:"tokens"` // single-use KMS tokens for the job key
+	Spare  string   `json:"spare"`  // one more, for a lost answer
+
+	Secrets []byte `json:"secrets"` // see SealSecrets
+}
+
+// A Volume is one volume that the job opens.
+type Volume struct {
+	Path   string        `json:"path"`   // of the file; relative to the job's working directory, or absolute
+	Mount  string        `json:"mount"`  // in the job view, see CheckMount
+	Mode   string        `json:"mode"`   // ReadOnly or ReadWrite
+	Create bool          `json:"create"` // the node makes it; ReadWrite only
+	Size   int64         `json:"size"`   // of the file made, in bytes; 0 unless Create
+	Label  string        `json:"label"`  // for people
+	Pinned volume.Pinned `json:"pinned"` // how it is opened, whatever its header says
+}
+
+// An Image is the SIF file that the job runs.
+type Image struct {
+	Path   string `json:"path"`   // as Volume.Path
+	SHA256 string `json:"sha256"` // of the whole file, 64 lower-case hexadecimal digits
+	Size   int64  `json:"size"`   // in bytes
+	Mount  string `json:"mount"`  // file in the job view where it appears, or "" for the node's choice
+}
+
+// Marshal returns the one encoding of a valid manifest, without a line end.
+func (m *Manifest) Marshal() ([]byte, error) {
+	if err := m.Validate(); err != nil {
+		return nil, fmt.Errorf("encoding a manifest: %w", err)
+	}
+	return m.marshal()
+}
+
+func (m *Manifest) marshal() ([]byte, error) {
+	c := *m
+	// null is no encoding of an empty list.
+	if c.Arguments == nil {
+		c.Arguments = []string{}
+	}
+	if c.Environment == nil {
+		c.Environment = map[string]string{}
+	}
+	if c.Volumes == nil {
+		c.Volumes = []Volume{}
+	}
+	if c.Tokens == nil {
+		c.Tokens = []string{}
+	}
+	if c.Secrets == nil {
+		c.Secrets = []byte{}
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(&c); err != nil {
+		return nil, fmt.Errorf("encoding a manifest: %w", err)
+	}
+	line := bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
+	if len(line) > MaxManifest {
+		return nil, fmt.Errorf("encoding a manifest: %d bytes, at most %d are served", len(line), MaxManifest)
+	}
+	return line, nil
+}
+
+// ParseManifest reads a manifest line. It accepts exactly what Marshal writes:
+// unknown, missing and duplicate fields, other spellings of a field's name,
+// blanks and second forms of a number or a string are refused.
+func ParseManifest(line []byte) (*Manifest, error) {
+	if len(line) > MaxManifest {
+		return nil, fmt.Errorf("%d bytes, at most %d are served", len(line), MaxManifest)
+	}
+	m := new(Manifest)
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(m); err != nil {
+		return nil, fmt.Errorf("decoding it: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows it")
+	}
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	again, err := m.marshal()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(again, line) {
+		return nil, errors.New("it differs from its own re-encoding")
+	}
+	return m, nil
+}
