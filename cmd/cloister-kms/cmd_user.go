@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -17,7 +18,8 @@ func newUser(state *string) *cobra.Command {
 		Example: `  cloister-kms user add alice --token-file alice.token
   cloister-kms user list
   cloister-kms user remove alice`,
-		Args: cobra.NoArgs,
+		Args: noVerb,
+		RunE: func(*cobra.Command, []string) error { return errors.New("user needs a verb: add, remove or list") },
 	}
 	cmd.AddCommand(newUserAdd(state), newUserRemove(state), newUserList(state))
 	return cmd

@@ -64,10 +64,20 @@ and small sites; larger ones run OpenBao or HashiCorp Vault instead.`,
   cloister-kms status`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
-		Args:              cobra.NoArgs,
+		Args:              noVerb,
+		RunE:              func(*cobra.Command, []string) error { return errors.New("a verb is missing") },
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	state := root.PersistentFlags().String("state", defaultState, "state `directory`")
 	root.AddCommand(newInit(state), newUser(state), newServe(state), newStatus(state))
 	return root
+}
+
+// noVerb is for commands that only have verbs below them: cobra itself shows
+// help and exits 0 for a verb that does not exist.
+func noVerb(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	}
+	return nil
 }

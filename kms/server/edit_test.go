@@ -1,0 +1,25 @@
+package server
+
+import (
+	"encoding/json"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// edit changes a stored record as somebody with the state file could.
+func edit(t *testing.T, s *store, token string, change func(*record)) {
+	t.Helper()
+	h := hashToken(token)
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		var rec record
+		if err := json.Unmarshal(tx.Bucket(bucketTokens).Get(h[:]), &rec); err != nil {
+			return err
+		}
+		change(&rec)
+		return put(tx, h, rec)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
