@@ -18,6 +18,10 @@ func Main() {
 	if len(os.Args) != 2 || os.Args[0] != argv0 {
 		return
 	}
+	if os.Args[1] == holdVerb {
+		hold()
+		os.Exit(0)
+	}
 	if err := serve(os.Args[1]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s %q: %v\n", argv0, os.Args[1], err)
 		os.Exit(1)

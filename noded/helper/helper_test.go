@@ -186,3 +186,14 @@ func children(t *testing.T) []string {
 	}
 	return pids
 }
+
+func TestAUserNamespaceMapsZeroToTheUserAndNoProcessStaysInIt(t *testing.T) {
+	ns, err := UserNamespace(4711, 4712)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if pids := children(t); len(pids) != 0 {
+		t.Errorf("processes left: %v", pids)
+	}
+}

@@ -1,0 +1,206 @@
+// Package jobview builds the mount and IPC namespaces that a secure job lives
+// in. It starts no process: the result is two descriptors for the Slurm plugin
+// to enter.
+//
+// The view is a new root, a small tmpfs, into which the host's top-level
+// directories are cloned read-only, nosuid and nodev. (An overlay or a remount
+// of the host's own root would leave no place to make mount points such as
+// /data.) Over that lie:
+//
+//   - the shared file systems, hidden by empty file systems in memory, in which
+//     only the job's working directory and $HOME exist, as private directories;
+//   - /tmp, /var/tmp, /dev/shm, $HOME: private, in memory, bounded, writable;
+//   - /run with munge's socket and nothing else, so no D-Bus and no systemd;
+//   - /dev with the harmless devices, a devpts and a POSIX queue file system of
+//     its own, and /dev/fuse, with which apptainer mounts images;
+//   - /proc mounted anew, writable (user namespaces need that), hidepid=invisible;
+//   - no /etc/cloister, /var/lib/cloister, nor slurmd's spool directory but for
+//     the verified script at the path where Slurm runs it;
+//   - the session's volumes and verified files.
+//
+// Nothing propagates in or out: mounts that the host makes later do not appear.
+//
+// It refuses mount points that would change what a program of the host means
+// (/etc, /usr …), that nest, repeat, or lie above what the job needs, and it
+// follows no symbolic link to a mount point.
+package jobview
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/noded/jobview/detached"
+)
+
+// Spec says what the job sees. All paths are absolute and clean.
+type Spec struct {
+	UID, GID uint32
+	Home     string   // from the node's user database
+	Cwd      string   // the job's working directory
+	Hidden   []string // roots of shared file systems, from the policy
+	Volumes  []Mount  // the session's volumes
+	Devices  []string // below /dev, besides the harmless ones and /dev/fuse
+	TmpSize  int64    // bytes, limit of each private file system in memory
+
+	ScriptPath string // argv[0] of the batch step, in slurmd's spool directory; empty: no script
+	Script     []byte // the verified inner script, put there
+
+	ImagePath string // where the job expects its image; empty: no image
+	Image     string // the verified copy, a file that only this daemon can write
+}
+
+// Mount is a detached mount and its place in the view. Build attaches it; the
+// descriptor stays the caller's to close.
+type Mount struct {
+	Source *os.File
+	Target string
+}
+
+// View holds a job's namespaces. They live as long as these descriptors and
+// the processes inside.
+type View struct {
+	Mount *os.File
+	IPC   *os.File
+}
+
+// Close drops the descriptors.
+func (v *View) Close() {
+	v.Mount.Close()
+	v.IPC.Close()
+}
+
+// Build makes the view. The host tree is the one that process 1 sees, not
+// what the daemon's own unit leaves of it. If ctx ends first the error says
+// so; the thread that works on it may then hang on a dead file server, holding
+// nothing but a namespace that nobody enters.
+func Build(ctx context.Context, spec Spec) (*View, error) {
+	if err := spec.validate(); err != nil {
+		return nil, fmt.Errorf("building the job view: %w", err)
+	}
+	var image *os.File
+	if spec.Image != "" {
+		// Before the thread leaves this daemon's mount namespace, where the copy is.
+		var err error
+		if image, err = cloneFile(spec.Image); err != nil {
+			return nil, fmt.Errorf("building the job view: %w", err)
+		}
+	}
+	type result struct {
+		view *View
+		err  error
+	}
+	done := make(chan result, 1)
+	onOwnThread(func() {
+		v, err := build(spec, image)
+		done <- result{v, err}
+	})
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("building the job view: %w", r.err)
+		}
+		return r.view, nil
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.view != nil {
+				r.view.Close()
+			}
+		}()
+		return nil, fmt.Errorf("building the job view: %w", ctx.Err())
+	}
+}
+
+// onOwnThread runs f on a thread that ends afterwards: no other goroutine ever
+// runs in the namespaces that f enters. The main thread is never used, because
+// it cannot end and /proc/PID shows its namespaces as the process's.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			started := make(chan struct{})
+			go func() {
+				runtime.LockOSThread()
+				close(started)
+				f()
+			}()
+			<-started // until then this goroutine keeps the main thread to itself
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+}
+
+// build runs on a thread of its own.
+func build(spec Spec, image *os.File) (*View, error) {
+	if image != nil {
+		defer image.Close()
+	}
+	if err := enterFresh(); err != nil {
+		return nil, err
+	}
+	b := builder{spec: spec, image: image}
+	defer b.close()
+	if err := b.assemble(); err != nil {
+		return nil, err
+	}
+	if err := b.root.pivot(); err != nil {
+		return nil, err
+	}
+	mount, err := os.Open("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return nil, fmt.Errorf("opening the mount namespace: %w", err)
+	}
+	ipc, err := os.Open("/proc/thread-self/ns/ipc")
+	if err != nil {
+		mount.Close()
+		return nil, fmt.Errorf("opening the IPC namespace: %w", err)
+	}
+	return &View{mount, ipc}, nil
+}
+
+// cloneFile makes a read-only mount of one file.
+func cloneFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return detached.Clone(f, false, detached.ReadOnly|detached.NoSuid|detached.NoDev)
+}
+
+// hostNamespace is a variable for tests in containers, whose process 1 may be
+// out of reach. Opening it needs CAP_SYS_PTRACE.
+var hostNamespace = "/proc/1/ns/mnt"
+
+// enterFresh moves the thread into private copies of process 1's mounts and
+// into an empty IPC namespace.
+func enterFresh() error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unsharing the working directory: %w", err)
+	}
+	host, err := os.Open(hostNamespace)
+	if err != nil {
+		return fmt.Errorf("opening the host's mount namespace: %w", err)
+	}
+	defer host.Close()
+	if err := unix.Setns(int(host.Fd()), unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("entering the host's mount namespace: %w", err)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWIPC); err != nil {
+		return fmt.Errorf("making mount and IPC namespaces: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making all mounts private: %w", err)
+	}
+	unix.Umask(0) // of this thread, since CLONE_FS: modes below are meant as they stand
+	return nil
+}
+
+// errNotHere explains a directory that the view cannot have.
+var errNotHere = errors.New("this directory does not exist on the node and cannot be made there; choose one directly below /")

@@ -1,0 +1,102 @@
+package unlock
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"cloister/cgo/cryptsetup"
+)
+
+const (
+	// busyWait is how long Close lets the kernel finish unmounting: the last
+	// reference to a mount namespace is dropped in the background.
+	busyWait = 10 * time.Second
+	busyPoll = 10 * time.Millisecond
+)
+
+// errNoDevice is what sysfs answers for a device that is being removed.
+var errNoDevice error = syscall.ENODEV
+
+type closeRequest struct {
+	Names []string `json:"names"`
+}
+
+// closeReply: Forced lists the devices that were in use.
+type closeReply struct {
+	Forced []string `json:"forced"`
+}
+
+func closeNames(ctx context.Context, names []string) error {
+	var reply closeReply
+	if _, err := verbClose.Run(ctx, nil, closeRequest{names}, nil, &reply); err != nil {
+		return err
+	}
+	if len(reply.Forced) > 0 {
+		return fmt.Errorf("%w: %q", ErrBusy, reply.Forced)
+	}
+	return nil
+}
+
+// What follows runs in the helper process.
+
+func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
+	var r closeRequest
+	if err := json.Unmarshal(body, &r); err != nil {
+		return nil, nil, fmt.Errorf("decoding the request: %w", err)
+	}
+	var reply closeReply
+	var failed []error
+	until := time.Now().Add(busyWait)
+	for _, n := range r.Names {
+		forced, err := closeDevice(n, until)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		if forced {
+			reply.Forced = append(reply.Forced, n)
+		}
+	}
+	return reply, nil, errors.Join(failed...)
+}
+
+// closeDevice removes one mapping, by force if it is in use when the time is up.
+func closeDevice(name string, until time.Time) (forced bool, err error) {
+	for cryptsetup.State(name) == cryptsetup.Busy && time.Now().Before(until) {
+		time.Sleep(busyPoll)
+	}
+	if cryptsetup.State(name) == cryptsetup.Active {
+		flush(name)
+		err = cryptsetup.Close(name)
+		if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
+			return false, nil
+		}
+	}
+	if cryptsetup.State(name) == cryptsetup.Inactive {
+		return false, nil
+	}
+	err = cryptsetup.ForceClose(name)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, cryptsetup.ErrNotActive):
+		return false, nil
+	case errors.Is(err, cryptsetup.ErrBusy):
+		return true, nil
+	}
+	return false, err
+}
+
+// flush sends a cache flush down to the backing file (ext4's last super block
+// write need not have carried one). A failure is the file server's to report:
+// the data is as safe as it can be made from here.
+func flush(name string) {
+	if f, err := os.OpenFile("/dev/mapper/"+name, os.O_RDWR, 0); err == nil {
+		f.Sync()
+		f.Close()
+	}
+}

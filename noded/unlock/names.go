@@ -1,0 +1,121 @@
+package unlock
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrBusy is wrapped by Close's error when something still had a volume open
+// at the end of the deadline. The volume's table was replaced by one that
+// answers with errors: its key is gone from the kernel, its name goes with the
+// last user.
+var ErrBusy = errors.New("a volume was still in use; its key was taken away")
+
+// A device is one mapping found on this node.
+type device struct {
+	name    string
+	session string
+	index   int
+	kind    string
+}
+
+// Close closes every volume of the session that it finds, the upper mappings
+// first. It needs no memory of what was opened and may be called again. The
+// mounts must be gone (descriptors closed, processes of the job view ended);
+// it waits a moment for the kernel to notice.
+func Close(ctx context.Context, session string) error {
+	if err := validSession(session); err != nil {
+		return fmt.Errorf("closing volumes: %w", err)
+	}
+	names, err := List(session)
+	if err != nil {
+		return fmt.Errorf("closing the volumes of session %s: %w", session, err)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	ctx, cancel := withDeadline(ctx, closeDeadline)
+	defer cancel()
+	if err := closeNames(ctx, names); err != nil {
+		return fmt.Errorf("closing the volumes of session %s: %w", session, err)
+	}
+	return nil
+}
+
+// List names the session's mappings on this node, in the order in which they
+// must be closed.
+func List(session string) ([]string, error) {
+	all, err := devices()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, d := range all {
+		if d.session == session {
+			names = append(names, d.name)
+		}
+	}
+	return names, nil
+}
+
+// Sessions names the sessions that have mappings on this node: a daemon that
+// starts finds what its predecessor left.
+func Sessions() ([]string, error) {
+	all, err := devices()
+	if err != nil {
+		return nil, err
+	}
+	var sessions []string
+	for _, d := range all {
+		if !slices.Contains(sessions, d.session) {
+			sessions = append(sessions, d.session)
+		}
+	}
+	return sessions, nil
+}
+
+// devices lists Cloister's mappings, crypt before verity. sysfs shows them
+// without an ioctl, and also when the device-mapper module was never loaded.
+func devices() ([]device, error) {
+	paths, err := filepath.Glob("/sys/block/dm-*/dm/name")
+	if err != nil {
+		return nil, err
+	}
+	var all []device
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNoDevice) {
+			continue // went away meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing device-mapper names: %w", err)
+		}
+		if d, ok := parseName(strings.TrimSuffix(string(b), "\n")); ok {
+			all = append(all, d)
+		}
+	}
+	slices.SortFunc(all, func(a, b device) int {
+		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.session, b.session), cmp.Compare(a.index, b.index))
+	})
+	return all, nil
+}
+
+func parseName(s string) (device, bool) {
+	rest, ok := strings.CutPrefix(s, namePrefix)
+	parts := strings.Split(rest, "-")
+	if !ok || len(parts) != 3 || validSession(parts[0]) != nil || parts[2] != crypt && parts[2] != verity {
+		return device{}, false
+	}
+	index, err := strconv.Atoi(parts[1])
+	if err != nil || strconv.Itoa(index) != parts[1] {
+		return device{}, false
+	}
+	return device{s, parts[0], index, parts[2]}, true
+}

@@ -1,0 +1,213 @@
+package unlock
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/cgo/cryptsetup"
+	"cloister/noded/jobview/detached"
+	"cloister/secret"
+	"cloister/volume"
+)
+
+// What follows runs in the helper process.
+
+// unit is device-mapper's unit of offsets and lengths, in bytes.
+const unit = 512
+
+// opening is one volume on its way; undo holds the device names made so far.
+type opening struct {
+	openRequest
+	file, userns    *os.File
+	key, keyslotKey secret.Bytes
+	names           []string
+}
+
+func handleOpen(body []byte, files []*os.File) (any, []*os.File, error) {
+	var o opening
+	if err := json.Unmarshal(body, &o.openRequest); err != nil {
+		return nil, nil, fmt.Errorf("decoding the request: %w", err)
+	}
+	if len(files) != 3 {
+		return nil, nil, errors.New("three files were expected")
+	}
+	o.file, o.userns = files[0], files[2]
+	if err := o.readKeys(files[1]); err != nil {
+		return nil, nil, err
+	}
+	defer o.key.Wipe()
+	defer o.keyslotKey.Wipe()
+	mount, err := o.open()
+	if err != nil {
+		for i := len(o.names) - 1; i >= 0; i-- {
+			if cerr := cryptsetup.ForceClose(o.names[i]); cerr != nil && !errors.Is(cerr, cryptsetup.ErrNotActive) {
+				err = errors.Join(err, cerr)
+			}
+		}
+		return nil, nil, err
+	}
+	return openReply{o.names}, []*os.File{mount}, nil
+}
+
+func (o *opening) readKeys(pipe *os.File) error {
+	o.key, o.keyslotKey = secret.Alloc(o.KeySize), secret.Alloc(o.KeyslotKeyLen)
+	for _, k := range []secret.Bytes{o.key, o.keyslotKey} {
+		if _, err := io.ReadFull(pipe, k.Reveal()); err != nil {
+			return fmt.Errorf("reading keys: %w", err)
+		}
+	}
+	return nil
+}
+
+func (o *opening) open() (*os.File, error) {
+	p := o.parameters()
+	if o.Create {
+		if err := o.writeHeader(); err != nil {
+			return nil, err
+		}
+	}
+	payload, err := attachLoop(o.file, p.offset, p.size, o.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer payload.Close() // the mapping holds the device from then on
+	device := payload.Name()
+	if p.verity != nil {
+		if device, err = o.openVerity(device, p); err != nil {
+			return nil, err
+		}
+	}
+	if device, err = o.openCrypt(device, p); err != nil {
+		return nil, err
+	}
+	if o.Create {
+		if err := makeFileSystem(device); err != nil {
+			return nil, err
+		}
+	}
+	return o.mount(device)
+}
+
+func (o *opening) openVerity(data string, p parameters) (string, error) {
+	v := p.verity
+	root, err := hex.DecodeString(v.RootHash)
+	if err != nil {
+		return "", fmt.Errorf("root hash: %w", err)
+	}
+	salt, err := hex.DecodeString(v.Salt)
+	if err != nil {
+		return "", fmt.Errorf("salt: %w", err)
+	}
+	tree, err := attachLoop(o.file, v.HashOffset, v.HashSize, true)
+	if err != nil {
+		return "", err
+	}
+	defer tree.Close()
+	if p.size%v.DataBlockSize != 0 {
+		return "", fmt.Errorf("payload of %d bytes is no whole number of %d-byte blocks", p.size, v.DataBlockSize)
+	}
+	n := name(o.Session, o.Index, verity)
+	err = cryptsetup.OpenVerity(cryptsetup.Verity{
+		Name: n, Data: data, Hash: tree.Name(), HashOffset: 0,
+		Algorithm: v.Algorithm, RootHash: root, Salt: salt,
+		DataBlockSize: uint32(v.DataBlockSize), HashBlockSize: uint32(v.HashBlockSize),
+		DataBlocks: uint64(p.size) / uint64(v.DataBlockSize),
+	})
+	if err != nil {
+		return "", err
+	}
+	o.names = append(o.names, n)
+	return "/dev/mapper/" + n, nil
+}
+
+func (o *opening) openCrypt(device string, p parameters) (string, error) {
+	if p.plaintext {
+		return device, nil
+	}
+	n := name(o.Session, o.Index, crypt)
+	err := cryptsetup.OpenCrypt(cryptsetup.Crypt{
+		Name: n, Device: device, Cipher: p.cipher, Key: o.key,
+		Offset: 0, Size: uint64(p.size) / unit, SectorSize: uint32(p.sectorSize), ReadOnly: o.ReadOnly,
+	})
+	if err != nil {
+		return "", err
+	}
+	o.names = append(o.names, n)
+	return "/dev/mapper/" + n, nil
+}
+
+// mount mounts ext4 detached. A read-only volume whose journal needs recovery
+// is refused by the kernel, as its device is read-only: such a file system was
+// not left clean, and noload would show it half-written.
+func (o *opening) mount(device string) (*os.File, error) {
+	// errors=: a file system must not choose to panic the node.
+	options := []string{"source=" + device, "errors=remount-ro"}
+	attrs := detached.NoSuid | detached.NoDev | detached.NoAtime
+	if o.ReadOnly {
+		options = append(options, "ro")
+		attrs |= detached.ReadOnly
+	} else {
+		// Zeroing inode tables in the background would fill a sparse file.
+		options = append(options, "noinit_itable")
+	}
+	m, err := detached.New("ext4", options, attrs)
+	if err != nil {
+		return nil, fmt.Errorf("%w: wrong key, or no ext4 file system in the volume", err)
+	}
+	if o.Create {
+		// The owner sees an empty directory, not e2fsck's.
+		if err := unix.Unlinkat(int(m.Fd()), "lost+found", unix.AT_REMOVEDIR); err != nil {
+			m.Close()
+			return nil, fmt.Errorf("removing lost+found: %w", err)
+		}
+	}
+	if err := detached.Owner(m, o.userns); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// features are ext4's that package volume reads, said in full, so that the
+// node's mke2fs.conf decides nothing.
+const features = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+
+// makeFileSystem formats device. Inode tables and journal stay unwritten: the
+// checksums tell the kernel which parts are in use, and the file stays sparse.
+func makeFileSystem(device string) error {
+	cmd := exec.Command("/sbin/mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", "-O", features,
+		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", device)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "MKE2FS_CONFIG=/dev/null"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("making a file system: %w: %s", err, strings.TrimSpace(string(out[:min(len(out), 500)])))
+	}
+	return nil
+}
+
+// parameters are how the payload is opened.
+type parameters struct {
+	cipher     string
+	sectorSize int64
+	offset     int64 // bytes
+	size       int64 // bytes
+	verity     *volume.Verity
+	plaintext  bool // only a mutants build can set it
+}
+
+// pinned are the manifest's parameters: nothing else decides in a release build.
+func (o *opening) pinned() parameters {
+	p := o.Pinned
+	return parameters{
+		cipher: p.Cipher, sectorSize: p.SectorSize,
+		offset: p.PayloadOffset, size: p.PayloadSize, verity: p.Verity,
+	}
+}

@@ -1,0 +1,198 @@
+// Package unlock opens a session's volumes on a node and closes them again,
+// whatever state it finds.
+//
+// A volume is a LUKS2 file, but the node never reads its header: an attacker
+// who can write the file could swap it. Cipher, key, sector size, offset and
+// length come from the signed manifest (volume.Pinned), and for read-only
+// volumes so do the dm-verity root hash, salt and geometry. From the file up:
+//
+//	loop device over the payload's ciphertext   [loop device over the hash tree]
+//	[dm-verity of both, read-only volumes]
+//	dm-crypt in plain mode
+//	ext4, mounted detached, idmapped to the job's user
+//
+// The result is a mount that no process can see until package jobview attaches
+// it in the job view.
+//
+// All of it runs in helper processes with a deadline (package helper), because
+// every step reads or writes a file on a file server that may be dead, and
+// because libcryptsetup then cannot take the daemon with it.
+//
+// Device names are cloister-SESSION-INDEX-crypt and -verity. Close works from
+// the names alone, so a daemon that was killed at any point can clean up.
+// Loop devices have LO_FLAGS_AUTOCLEAR: they go with their last user.
+package unlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"cloister/noded/helper"
+	"cloister/secret"
+	"cloister/volume"
+)
+
+// Volume is one volume to open.
+type Volume struct {
+	Index    int           // position in the manifest, part of the device names
+	File     *os.File      // opened with the user's rights (package userfile); loop I/O uses those credentials
+	Pinned   volume.Pinned // from the manifest
+	Key      secret.Bytes  // the volume key, 64 bytes for AES-256-XTS
+	ReadOnly bool          // then Pinned.Verity is demanded
+	UID, GID uint32        // who owns what belongs to 0 inside
+
+	Create     bool         // File is new: write a LUKS2 header and make a file system
+	KeyslotKey secret.Bytes // Create only: opens the header's keyslot for the owner
+	Label      string       // Create only: the header's label
+}
+
+// Opened is an open volume.
+type Opened struct {
+	Mount *os.File // detached, nosuid, nodev
+	Names []string // device-mapper names, lowest first
+}
+
+// deadlines for work that has none in its context.
+const (
+	openDeadline  = 60 * time.Second
+	closeDeadline = 60 * time.Second
+)
+
+var (
+	verbOpen  = helper.Register("unlock-open", handleOpen)
+	verbClose = helper.Register("unlock-close", handleClose)
+)
+
+// openRequest is what the helper gets besides the file and a pipe with keys.
+type openRequest struct {
+	Session       string        `json:"session"`
+	Index         int           `json:"index"`
+	Pinned        volume.Pinned `json:"pinned"`
+	ReadOnly      bool          `json:"readonly"`
+	Create        bool          `json:"create"`
+	Label         string        `json:"label"`
+	UID           uint32        `json:"uid"`
+	GID           uint32        `json:"gid"`
+	KeySize       int           `json:"key_size"`         // bytes, first in the pipe
+	KeyslotKeyLen int           `json:"keyslot_key_size"` // bytes, after it
+}
+
+type openReply struct {
+	Names []string `json:"names"`
+}
+
+// Open opens one volume. Volumes of a session may be opened at the same time.
+// After an error nothing of the volume is left mapped, unless the error says
+// so; Close of the session cleans in any case. The caller keeps v.File and may
+// close it at once.
+func Open(ctx context.Context, session string, v Volume) (*Opened, error) {
+	o, err := open(ctx, session, v)
+	if err != nil {
+		return nil, fmt.Errorf("opening volume %d of session %s: %w", v.Index, session, err)
+	}
+	return o, nil
+}
+
+func open(ctx context.Context, session string, v Volume) (*Opened, error) {
+	if err := validSession(session); err != nil {
+		return nil, err
+	}
+	if err := v.Pinned.Validate(); err != nil {
+		return nil, err
+	}
+	if v.ReadOnly && v.Pinned.Verity == nil {
+		return nil, errors.New("a read-only volume without a root hash is refused")
+	}
+	if v.ReadOnly && v.Create {
+		return nil, errors.New("a volume that is made here cannot be read-only")
+	}
+	ctx, cancel := withDeadline(ctx, openDeadline)
+	defer cancel()
+	keys, err := keyPipe(v.Key, v.KeyslotKey)
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Close()
+	userns, err := helper.UserNamespace(v.UID, v.GID)
+	if err != nil {
+		return nil, err
+	}
+	defer userns.Close()
+	request := openRequest{
+		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
+		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
+	}
+	var reply openReply
+	files, err := verbOpen.Run(ctx, nil, request, []*os.File{v.File, keys, userns}, &reply)
+	if err == nil && len(files) != 1 {
+		err = fmt.Errorf("helper sent %d files", len(files))
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	if err != nil {
+		// The helper undoes its own steps, but not when it was killed.
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeDeadline)
+		defer cancel()
+		return nil, errors.Join(err, closeNames(cleanup, []string{name(session, v.Index, crypt), name(session, v.Index, verity)}))
+	}
+	return &Opened{Mount: files[0], Names: reply.Names}, nil
+}
+
+// keyPipe holds the keys in a pipe's buffer for the helper to read: they are in
+// no message that is encoded, logged or copied on the way.
+func keyPipe(keys ...secret.Bytes) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe for keys: %w", err)
+	}
+	defer w.Close()
+	for _, k := range keys {
+		if k.Len() > 1024 { // far below a pipe's 64 KiB, so that writing cannot block
+			r.Close()
+			return nil, fmt.Errorf("key of %d bytes", k.Len())
+		}
+		if _, err := w.Write(k.Reveal()); err != nil {
+			r.Close()
+			return nil, fmt.Errorf("writing keys to a pipe: %w", err)
+		}
+	}
+	return r, nil
+}
+
+func withDeadline(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// Kinds of device, the last part of a name.
+const (
+	crypt  = "crypt"
+	verity = "verity"
+)
+
+const namePrefix = "cloister-"
+
+func name(session string, index int, kind string) string {
+	return namePrefix + session + "-" + strconv.Itoa(index) + "-" + kind
+}
+
+// validSession keeps names unambiguous and below DM_NAME_LEN (128 bytes,
+// linux/dm-ioctl.h).
+func validSession(s string) error {
+	if s == "" || len(s) > 64 {
+		return fmt.Errorf("session name of %d bytes", len(s))
+	}
+	for _, c := range s {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+			return fmt.Errorf("session name %q: only lower-case letters and digits", s)
+		}
+	}
+	return nil
+}
