@@ -55,7 +55,7 @@ var (
 	clusterName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,39}$`)
 	// unitName: the characters of systemd.unit(5), with a suffix of a kind
 	// that lets people in. A template may be named, an instance too.
-	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]{1,100}(@[A-Za-z0-9:_.\\-]{0,100})?\.(service|socket|timer|path|target)$`)
+	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.-]{1,100}(@[A-Za-z0-9:_.-]{0,100})?\.(service|socket|timer|path|target)$`)
 )
 
 // protected units may not be doors: stopping them stops the node, not a way in.

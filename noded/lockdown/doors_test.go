@@ -1,0 +1,261 @@
+package lockdown
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cloister/policy"
+)
+
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// debian is a node as Debian sets one up, with somebody logged in.
+func debian(t *testing.T) (*fakeInit, Doors) {
+	f := newFakeInit(t)
+	f.unit("ssh.service", "active")
+	f.alias["sshd.service"] = "ssh.service"
+	f.files["sshd.service"] = [2]string{"/etc/systemd/system/sshd.service", "alias"}
+	f.unit("ssh.socket", "inactive")
+	f.unit("cron.service", "active")
+	f.unit("atd.service", "inactive")
+	f.unit("getty@tty1.service", "active")
+	f.triggered("getty@tty1.service")
+	f.unit("user@2001.service", "active")
+	f.lingers("2001", false)
+	f.unit("user@2002.service", "active")
+	f.lingers("2002", true)
+	f.unit("slurmd.service", "active")
+	f.files["console-getty.service"] = [2]string{"/etc/systemd/system/console-getty.service", "masked"}
+	f.login("4", 2001, "alice", "")
+	f.login("7", 0, "root", "seat0")
+	return f, Doors{Units: policy.DefaultDoors()}
+}
+
+// through writes a state as the journal does and reads it again.
+func through(t *testing.T, s DoorState) (out DoorState) {
+	t.Helper()
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func survey(t *testing.T, d Doors) DoorState {
+	t.Helper()
+	s, err := d.Survey(soon(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return through(t, s)
+}
+
+func TestClosedDoorsAreMaskedAndDownAndOpenAgainAsTheyWere(t *testing.T) {
+	f, d := debian(t)
+	ctx, before := soon(t), f.state()
+	s := survey(t, d)
+	if f.state() != before || len(f.calls) > 0 {
+		t.Fatalf("Survey changed the node: %v", f.calls)
+	}
+	if err := d.Close(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	if open, err := d.Check(ctx); err != nil || len(open) > 0 {
+		t.Errorf("after Close: %v %v", open, err)
+	}
+	if !strings.HasPrefix(f.state(), "slurmd.service=active ") {
+		t.Errorf("runs after Close: %s", f.state())
+	}
+	if len(f.users) > 0 {
+		t.Errorf("still logged in: %v", f.users)
+	}
+	if err := d.Open(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Replace(before, "user@2001.service=active ", "", 1) // it had no login any more
+	want = strings.Replace(want, " user@2001.service=active", "", 1)
+	if f.state() != want {
+		t.Errorf("after Open:\n%s\nwant\n%s", f.state(), want)
+	}
+	if slices.Contains(f.calls, "start atd.service") || slices.Contains(f.calls, "start ssh.socket") {
+		t.Errorf("something was started that had not run: %v", f.calls)
+	}
+}
+
+func TestClosingAndOpeningTwiceIsAsOnce(t *testing.T) {
+	f, d := debian(t)
+	ctx := soon(t)
+	s := survey(t, d)
+	for range 2 {
+		if err := d.Close(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var after []string
+	for range 2 {
+		if err := d.Open(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		after = append(after, f.state())
+	}
+	if after[0] != after[1] {
+		t.Errorf("opening twice: %s, then %s", after[0], after[1])
+	}
+}
+
+func TestACrashAnywhereInCloseIsUndoneByOpen(t *testing.T) {
+	for _, crash := range []string{"mask", "reload", "stop ssh.service", "stop cron.service", "stop user@2002"} {
+		f, d := debian(t)
+		ctx := soon(t)
+		s := survey(t, d)
+		f.fail = crash
+		if err := d.Close(ctx, s); err == nil {
+			t.Errorf("%s failed and Close did not", crash)
+		}
+		f.fail = ""
+		if err := d.Open(ctx, s); err != nil {
+			t.Errorf("after a crash in %s: %v", crash, err)
+		}
+		if st := f.state(); !strings.Contains(st, "ssh.service=active") || !strings.Contains(st, "cron.service=active") || len(f.masks) > 0 {
+			t.Errorf("after a crash in %s: %s", crash, st)
+		}
+	}
+}
+
+func TestOpenWithoutCloseChangesNothing(t *testing.T) {
+	f, d := debian(t)
+	before := f.state()
+	if err := d.Open(soon(t), survey(t, d)); err != nil {
+		t.Fatal(err)
+	}
+	if f.state() != before {
+		t.Errorf("%s became %s", before, f.state())
+	}
+}
+
+func TestAMaskOfTheAdministratorsStays(t *testing.T) {
+	f, d := debian(t)
+	f.files["atd.service"] = [2]string{"/etc/systemd/system/atd.service", "masked"}
+	s := survey(t, d)
+	ctx := soon(t)
+	if err := d.Close(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	if f.masks["atd.service"] {
+		t.Error("a masked unit was masked again")
+	}
+}
+
+func TestAUnitThatDoesNotStopIsKilled(t *testing.T) {
+	f, d := debian(t)
+	f.units["cron.service"].stubborn = true
+	ctx := soon(t)
+	if err := d.Close(ctx, survey(t, d)); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(f.calls, "kill cron.service") {
+		t.Errorf("calls: %v", f.calls)
+	}
+}
+
+func TestAUnitThatAMaskWouldNotStopIsRefusedBeforeAnythingChanges(t *testing.T) {
+	f, d := debian(t)
+	f.files["ssh.service"] = [2]string{"/etc/systemd/system/ssh.service", "enabled"}
+	if _, err := d.Survey(soon(t)); err == nil || !strings.Contains(err.Error(), "/usr/local/lib/systemd/system") {
+		t.Errorf("Survey: %v", err)
+	}
+}
+
+func TestADoorThatOpensDuringASessionIsNamed(t *testing.T) {
+	f, d := debian(t)
+	ctx := soon(t)
+	s := survey(t, d)
+	if err := d.Close(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	f.mu.Lock()
+	f.units["ssh.service"].active = "active"
+	delete(f.seen, "cron.service")
+	f.mu.Unlock()
+	open, err := d.Check(ctx)
+	if err != nil || !slices.Contains(open, "ssh.service runs") || !slices.Contains(open, "cron.service is not masked") {
+		t.Errorf("%v %v", open, err)
+	}
+	if err := d.Close(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	if open, err := d.Check(ctx); err != nil || len(open) > 0 {
+		t.Errorf("after closing again: %v %v", open, err)
+	}
+}
+
+func TestWhatASocketStartedForOneConnectionIsNotStartedAgain(t *testing.T) {
+	f, d := debian(t)
+	f.units["ssh.service"].active = "inactive"
+	f.units["ssh.socket"].active = "active"
+	f.unit("ssh@1-10.0.0.1:22-10.0.0.2:4000.service", "active")
+	f.triggered("ssh@1-10.0.0.1:22-10.0.0.2:4000.service", "ssh.socket")
+	ctx := soon(t)
+	s := survey(t, d)
+	if err := d.Close(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Open(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	if st := f.state(); !strings.Contains(st, "ssh.socket=active") || strings.Contains(st, "ssh@1") || strings.Contains(st, "ssh.service") {
+		t.Errorf("after Open: %s", st)
+	}
+}
+
+func TestAUnitThatDoesNotComeBackIsAnErrorAndTheOthersComeBackAllTheSame(t *testing.T) {
+	f, d := debian(t)
+	ctx := soon(t)
+	s := survey(t, d)
+	if err := d.Close(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	f.units["ssh.service"].failing = true
+	if err := d.Open(ctx, s); err == nil || !strings.Contains(err.Error(), "ssh.service") {
+		t.Errorf("Open: %v", err)
+	}
+	if st := f.state(); !strings.Contains(st, "cron.service=active") {
+		t.Errorf("after Open: %s", st)
+	}
+}
+
+func TestRootsConsoleIsSparedOnlyWhereThePolicyLeavesOne(t *testing.T) {
+	f, d := debian(t)
+	d.KeepConsole = true
+	if err := d.Close(soon(t), survey(t, d)); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.users) != 1 || f.users["7"] == nil {
+		t.Errorf("logged in after Close: %v", f.users)
+	}
+}
+
+func TestDoorsWithoutABusAreAnError(t *testing.T) {
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+t.TempDir()+"/none")
+	d := Doors{Units: policy.DefaultDoors()}
+	if _, err := d.Survey(soon(t)); err == nil {
+		t.Error("Survey answered")
+	}
+	if err := d.Close(soon(t), DoorState{}); err == nil {
+		t.Error("Close answered")
+	}
+	if err := d.Open(soon(t), DoorState{}); err == nil {
+		t.Error("Open answered")
+	}
+}

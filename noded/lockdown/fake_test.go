@@ -1,0 +1,329 @@
+package lockdown
+
+import (
+	"bufio"
+	"fmt"
+	"maps"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/godbus/dbus/v5/prop"
+)
+
+// A fakeInit answers for systemd and logind on a bus of the test's own. Units
+// behave as systemd 257's did where this was tried; stubborn ones stop only
+// when they are killed.
+type fakeInit struct {
+	t     *testing.T
+	conn  *dbus.Conn
+	mu    sync.Mutex
+	units map[string]*fakeUnit
+	alias map[string]string
+	files map[string][2]string // name → path, state
+	masks map[string]bool      // /run/systemd/system
+	seen  map[string]bool      // masks that daemon-reload made effective
+	calls []string
+	users map[string][]any // session id → ListSessions row
+	fail  string           // the call that fails
+}
+
+type fakeUnit struct {
+	active   string
+	stubborn bool
+	failing  bool
+}
+
+func newFakeInit(t *testing.T) *fakeInit {
+	t.Helper()
+	cmd := exec.Command("dbus-daemon", "--session", "--nofork", "--print-address")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("this test needs dbus-daemon (Debian: dbus-daemon): %v", err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := strings.TrimSpace(line)
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+	noProcesses(t)
+
+	f := &fakeInit{
+		t: t, units: map[string]*fakeUnit{}, alias: map[string]string{}, files: map[string][2]string{},
+		masks: map[string]bool{}, seen: map[string]bool{}, users: map[string][]any{},
+	}
+	if f.conn, err = dbus.Connect(address); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.conn.Close() })
+	const manager = "org.freedesktop.systemd1.Manager"
+	f.conn.ExportMethodTable(map[string]any{
+		"ListUnitsByNames": f.listByNames, "ListUnitsByPatterns": f.listByPatterns, "ListUnitFilesByPatterns": f.listFiles,
+		"MaskUnitFiles": f.mask, "UnmaskUnitFiles": f.unmask, "Reload": f.reload,
+		"StopUnit": f.stop, "StartUnit": f.start, "KillUnit": f.kill,
+	}, "/org/freedesktop/systemd1", manager)
+	f.conn.ExportMethodTable(map[string]any{
+		"ListSessions": f.listSessions, "KillSession": f.killSession, "TerminateSession": f.terminateSession,
+	}, "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
+	for _, n := range []string{"org.freedesktop.systemd1", "org.freedesktop.login1"} {
+		if r, err := f.conn.RequestName(n, dbus.NameFlagDoNotQueue); err != nil || r != dbus.RequestNameReplyPrimaryOwner {
+			t.Fatalf("taking the name %s: %v %v", n, r, err)
+		}
+	}
+	return f
+}
+
+// noProcesses keeps a test from looking at, and killing, the machine's own.
+func noProcesses(t *testing.T) {
+	old := procDir
+	procDir = t.TempDir()
+	t.Cleanup(func() { procDir = old })
+}
+
+// unit adds a unit that has a file in the vendor's directory.
+func (f *fakeInit) unit(name, active string) *fakeUnit {
+	u := &fakeUnit{active: active}
+	f.units[name] = u
+	file := name
+	if before, after, ok := strings.Cut(name, "@"); ok {
+		file = before + "@." + after[strings.LastIndex(after, ".")+1:]
+	}
+	f.files[file] = [2]string{"/usr/lib/systemd/system/" + file, "enabled"}
+	return u
+}
+
+// triggered gives a unit its TriggeredBy property.
+func (f *fakeInit) triggered(name string, by ...string) {
+	p := dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + pathEscape(name))
+	prop.Export(f.conn, p, prop.Map{"org.freedesktop.systemd1.Unit": {"TriggeredBy": {Value: by}}})
+}
+
+func pathEscape(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		if c := name[i]; c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "_%02x", c)
+		}
+	}
+	return b.String()
+}
+
+func (f *fakeInit) login(id string, uid uint32, user, seat string) {
+	f.users[id] = []any{id, uid, user, seat, dbus.ObjectPath("/org/freedesktop/login1/session/" + pathEscape(id))}
+}
+
+func (f *fakeInit) lingers(uid string, on bool) {
+	prop.Export(f.conn, dbus.ObjectPath("/org/freedesktop/login1/user/_"+uid), prop.Map{"org.freedesktop.login1.User": {"Linger": {Value: on}}})
+}
+
+func (f *fakeInit) call(format string, a ...any) *dbus.Error {
+	c := fmt.Sprintf(format, a...)
+	f.calls = append(f.calls, c)
+	if f.fail != "" && strings.HasPrefix(c, f.fail) {
+		return dbus.NewError("org.freedesktop.DBus.Error.Failed", []any{"the test said so"})
+	}
+	return nil
+}
+
+// state is what a test compares: units that are not down, and masks.
+func (f *fakeInit) state() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for n, u := range f.units {
+		if u.active != "inactive" && u.active != "failed" {
+			out = append(out, n+"="+u.active)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(append(out, slices.Sorted(maps.Keys(f.masks))...), " ")
+}
+
+type row []any
+
+func (f *fakeInit) row(name string) row {
+	if to, ok := f.alias[name]; ok {
+		name = to
+	}
+	load, active := "not-found", "inactive"
+	template := ""
+	if before, after, ok := strings.Cut(name, "@"); ok {
+		template = before + "@." + after[strings.LastIndex(after, ".")+1:]
+	}
+	if u := f.units[name]; u != nil {
+		load, active = "loaded", u.active
+	}
+	if f.seen[name] || f.seen[template] || strings.HasPrefix(f.files[name][1], "masked") {
+		load = "masked"
+	}
+	return row{name, "", load, active, "", "", dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + pathEscape(name)), uint32(0), "", dbus.ObjectPath("/")}
+}
+
+type unitRow struct {
+	Name, Description, Load, Active, Sub, Follow string
+	Path                                         dbus.ObjectPath
+	JobID                                        uint32
+	JobType                                      string
+	JobPath                                      dbus.ObjectPath
+}
+
+func (r row) unit() unitRow {
+	return unitRow{r[0].(string), "", r[2].(string), r[3].(string), "", "", r[6].(dbus.ObjectPath), 0, "", "/"}
+}
+
+func (f *fakeInit) listByNames(names []string) ([]unitRow, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []unitRow
+	for _, n := range names {
+		out = append(out, f.row(n).unit())
+	}
+	return out, nil
+}
+
+func (f *fakeInit) listByPatterns(states, patterns []string) ([]unitRow, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := []unitRow{}
+	for n, u := range f.units {
+		for _, p := range patterns {
+			if ok, _ := path.Match(p, n); ok && slices.Contains(states, u.active) {
+				out = append(out, f.row(n).unit())
+			}
+		}
+	}
+	return out, nil
+}
+
+type fileRow struct{ Path, State string }
+
+func (f *fakeInit) listFiles(_, patterns []string) ([]fileRow, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := []fileRow{}
+	for _, n := range patterns {
+		if file, ok := f.files[n]; ok && strings.HasPrefix(file[0], "/etc/") {
+			out = append(out, fileRow{file[0], file[1]})
+		} else if f.masks[n] {
+			out = append(out, fileRow{"/run/systemd/system/" + n, "masked-runtime"})
+		} else if ok {
+			out = append(out, fileRow{file[0], file[1]})
+		}
+	}
+	return out, nil
+}
+
+type changeRow struct{ Kind, File, To string }
+
+func (f *fakeInit) mask(names []string, runtime, force bool) ([]changeRow, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("mask %v %v", runtime, force); err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		f.masks[n] = true
+	}
+	return []changeRow{}, nil
+}
+
+func (f *fakeInit) unmask(names []string, runtime bool) ([]changeRow, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("unmask %v", runtime); err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		delete(f.masks, n)
+	}
+	return []changeRow{}, nil
+}
+
+func (f *fakeInit) reload() *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seen = maps.Clone(f.masks)
+	return f.call("reload")
+}
+
+const job = dbus.ObjectPath("/org/freedesktop/systemd1/job/1")
+
+func (f *fakeInit) stop(name, _ string) (dbus.ObjectPath, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("stop %s", name); err != nil {
+		return "", err
+	}
+	if u := f.units[name]; u == nil {
+		return "", dbus.NewError("org.freedesktop.systemd1.NoSuchUnit", nil)
+	} else if u.stubborn {
+		u.active = "deactivating"
+	} else {
+		u.active = "inactive"
+	}
+	return job, nil
+}
+
+func (f *fakeInit) start(name, _ string) (dbus.ObjectPath, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.call("start %s", name); err != nil {
+		return "", err
+	}
+	if f.row(name)[2] != "loaded" {
+		return "", dbus.NewError("org.freedesktop.systemd1.UnitMasked", []any{"Unit is masked."})
+	}
+	f.units[name].active = "active"
+	if f.units[name].failing {
+		f.units[name].active = "failed"
+	}
+	return job, nil
+}
+
+func (f *fakeInit) kill(name, _ string, _ int32) *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.units[name].active = "failed"
+	return f.call("kill %s", name)
+}
+
+type sessionRow struct {
+	ID         string
+	UID        uint32
+	User, Seat string
+	Path       dbus.ObjectPath
+}
+
+func (f *fakeInit) listSessions() ([]sessionRow, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := []sessionRow{}
+	for _, s := range f.users {
+		out = append(out, sessionRow{s[0].(string), s[1].(uint32), s[2].(string), s[3].(string), s[4].(dbus.ObjectPath)})
+	}
+	return out, nil
+}
+
+func (f *fakeInit) killSession(id, _ string, _ int32) *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.call("kill session %s", id)
+}
+
+func (f *fakeInit) terminateSession(id string) *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.users, id)
+	return f.call("terminate session %s", id)
+}

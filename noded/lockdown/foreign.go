@@ -1,0 +1,188 @@
+package lockdown
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Process is what a scan of /proc shows of one. Needs a /proc that hides no
+// process (ProtectProc=default in noded's unit).
+type Process struct {
+	PID    int
+	UIDs   [4]uint32 // real, effective, saved, file system
+	Cgroup string    // in the unified hierarchy, or systemd's own in version 1
+	Name   string    // up to 15 bytes, chosen by the process
+}
+
+// procDir is where proc(5) is; a test has another.
+var procDir = "/proc"
+
+// String is for messages.
+func (p Process) String() string { return fmt.Sprintf("%d (%q, uid %d)", p.PID, p.Name, p.UIDs[0]) }
+
+// EndForeign kills every process of a person, the user uid's first of all,
+// unless it is in keepCgroup or below (empty: no exception), and returns those
+// that it killed. People are uids of 1000 and above but for the ranges that
+// systemd.io/UIDS-GIDS gives to services, 60001 to 65535; subordinate uids of
+// somebody's containers are people's too. It scans again until none is found,
+// so a process that forks does not win; ctx bounds that.
+func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, error) {
+	keep := strings.TrimSuffix(keepCgroup, "/")
+	ended, err := endProcesses(ctx, func(p Process) bool {
+		if keep != "" && (p.Cgroup == keep || strings.HasPrefix(p.Cgroup, keep+"/")) {
+			return false
+		}
+		for _, u := range p.UIDs {
+			if u == uid && uid != 0 || isPerson(u) {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return ended, fmt.Errorf("ending foreign processes: %w", err)
+	}
+	return ended, nil
+}
+
+func isPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
+
+// endProcesses kills what matches until a scan finds nothing that does.
+func endProcesses(ctx context.Context, match func(Process) bool) ([]Process, error) {
+	var ended []Process
+	known := map[int]bool{}
+	for {
+		all, err := processes()
+		if err != nil {
+			return ended, err
+		}
+		var left []string
+		for _, p := range all {
+			if p.PID == os.Getpid() || !match(p) {
+				continue
+			}
+			if err := kill(p, match); err != nil {
+				return ended, fmt.Errorf("killing process %s: %w", p, err)
+			}
+			if !known[p.PID] {
+				known[p.PID] = true
+				ended = append(ended, p)
+			}
+			left = append(left, p.String())
+		}
+		if len(left) == 0 {
+			return ended, nil
+		}
+		if err := pause(ctx); err != nil {
+			return ended, fmt.Errorf("process %s does not die: %w", strings.Join(left, ", "), err)
+		}
+	}
+}
+
+// kill makes sure that the number still is that process before it kills it.
+func kill(p Process, match func(Process) bool) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return gone(err)
+	}
+	defer unix.Close(fd)
+	if now, err := process(p.PID); err != nil || now == nil || !match(*now) {
+		return gone(err)
+	}
+	return gone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
+}
+
+// gone turns the errors by which a process that ended shows into none.
+func gone(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+func processes() ([]Process, error) {
+	dirs, err := os.ReadDir(procDir)
+	if err != nil {
+		return nil, err
+	}
+	var out []Process
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		p, err := process(pid)
+		if gone(err) != nil {
+			return nil, err
+		}
+		if p != nil {
+			out = append(out, *p)
+		}
+	}
+	return out, nil
+}
+
+// process reads one of /proc; nil if it has ended but was not waited for:
+// there is nothing left in it to kill.
+func process(pid int) (*Process, error) {
+	dir := filepath.Join(procDir, strconv.Itoa(pid))
+	p := &Process{PID: pid}
+	f, err := os.Open(dir + "/status")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	uids := false
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		name, value, _ := strings.Cut(s.Text(), ":")
+		value = strings.TrimSpace(value)
+		switch name {
+		case "Name":
+			p.Name = value
+		case "State":
+			if strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X") {
+				return nil, nil
+			}
+		case "Uid":
+			fields := strings.Fields(value)
+			if len(fields) != len(p.UIDs) {
+				return nil, fmt.Errorf("reading %s/status: %d uids", dir, len(fields))
+			}
+			for i, x := range fields {
+				u, err := strconv.ParseUint(x, 10, 32)
+				if err != nil {
+					return nil, fmt.Errorf("reading %s/status: %w", dir, err)
+				}
+				p.UIDs[i] = uint32(u)
+			}
+			uids = true
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, err
+	}
+	if !uids {
+		return nil, fmt.Errorf("reading %s/status: it names no uid", dir)
+	}
+	b, err := os.ReadFile(dir + "/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(b)) {
+		// cgroups(7): hierarchy-ID:controllers:path
+		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(parts) == 3 && (parts[0] == "0" || parts[1] == "name=systemd" && p.Cgroup == "") {
+			p.Cgroup = parts[2]
+		}
+	}
+	return p, nil
+}
