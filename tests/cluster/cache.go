@@ -124,7 +124,8 @@ func buildEntry(ctx context.Context, dir, lockPath string, build func(context.Co
 	return nil
 }
 
-// prune deletes all but the newest entries of a kind; those in use stay.
+// prune deletes all but the newest entries of a kind; those in use stay. So do the empty lock files:
+// somebody may be waiting for one.
 func prune(parent, current string) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -144,7 +145,6 @@ func prune(parent, current string) {
 		dir := filepath.Join(parent, info.Name())
 		if lock, err := tryLock(dir + ".lock"); err == nil {
 			os.RemoveAll(dir)
-			os.Remove(dir + ".lock")
 			lock.unlock()
 		}
 	}

@@ -34,7 +34,7 @@ func (c *Cluster) KeepLogs(ctx context.Context, dir string) error {
 			{"journal", "journalctl -b --no-pager -o short-precise"},
 			{"slurm", "tail -n +1 /var/log/slurm/*.log 2>/dev/null; true"},
 			{"state", "systemctl --failed --no-pager; ps axfww; cat /proc/mounts; nft list ruleset; ss -antup; free -m; " +
-				"timeout 20 scontrol show job; timeout 20 scontrol show node; true"},
+				"if [ $(hostname) = head ]; then timeout 20 scontrol show job; timeout 20 scontrol show node; fi; true"},
 		} {
 			r, err := c.Run(ctx, name, l.script, Timeout(time.Minute))
 			errs = append(errs, err)

@@ -139,8 +139,9 @@ func (a *agent) exec(ctx context.Context, argv []string, stdin []byte) (Result, 
 	}
 }
 
-// kill ends a command that took too long, with its children (qemu-ga starts each in a session of its own).
+// kill ends a command that took too long, and its children. qemu-ga starts commands in its own session and
+// process group, so they are found by descent.
 func (a *agent) kill(pid int) {
-	a.call("guest-exec", map[string]any{"path": "/bin/sh", "arg": []string{"-c",
-		fmt.Sprintf("kill -9 -%d 2>/dev/null || kill -9 %d", pid, pid)}}, nil)
+	a.call("guest-exec", map[string]any{"path": "/bin/sh", "arg": []string{"-c", fmt.Sprintf(
+		"end() { c=$(cat /proc/$1/task/*/children 2>/dev/null); kill -9 $1; for p in $c; do (end $p); done; }; end %d", pid)}}, nil)
 }
