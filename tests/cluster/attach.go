@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,12 +11,13 @@ import (
 // record is what another process needs to use a cluster that this one runs.
 type record struct {
 	Netns string `json:"netns"`
+	Name  string `json:"name"`
 }
 
-// Publish lets Attach find the cluster. The guests' agents take one connection at a time, so the publishing
+// Publish lets Attach find the cluster by a name. The guests' agents take one connection at a time, so the publishing
 // process must not run commands any more.
-func (c *Cluster) Publish() error {
-	b, err := json.Marshal(record{c.boot.ns})
+func (c *Cluster) Publish(name string) error {
+	b, err := json.Marshal(record{c.boot.ns, name})
 	if err != nil {
 		return fmt.Errorf("publish the cluster: %w", err)
 	}
@@ -30,9 +30,9 @@ func (c *Cluster) Publish() error {
 	return nil
 }
 
-// Attach finds a published cluster of this host, the first if there are several, to run commands and copy
-// files. It can't Restart nodes and must not be closed: the cluster belongs to its own process.
-func Attach() (*Cluster, error) {
+// Attach finds the published cluster of that name on this host, to run commands and copy files. It can't Restart
+// nodes and must not be closed: the cluster belongs to its own process.
+func Attach(name string) (*Cluster, error) {
 	runs, err := runsDir()
 	if err != nil {
 		return nil, err
@@ -55,12 +55,15 @@ func Attach() (*Cluster, error) {
 		if err := json.Unmarshal(b, &r); err != nil {
 			return nil, fmt.Errorf("read %s: %w", path, err)
 		}
+		if r.Name != name {
+			continue
+		}
 		c := &Cluster{id: filepath.Base(dir), dir: dir, waiting: map[string]func(net.Conn){}}
 		c.boot.ns = r.Netns
 		c.addNodes()
 		return c, nil
 	}
-	return nil, errors.New("no cluster is running; start one with: make cluster")
+	return nil, fmt.Errorf("no cluster %q is running; start one with: make cluster", name)
 }
 
 // Shell connects to the root shell on a node's second console. It takes one user at a time, and it works on a

@@ -1,4 +1,5 @@
-// Command cluster runs the test cluster by hand: start it, look around in it, end it.
+// Command cluster runs the test cluster by hand: start it, look around in it, end it. $CLUSTER names one of
+// several.
 package main
 
 import (
@@ -60,7 +61,7 @@ func image(cmd *cobra.Command, _ []string) error {
 
 // up starts the process that keeps the cluster and waits for its word.
 func up(*cobra.Command, []string) error {
-	if c, err := cluster.Attach(); err == nil {
+	if c, err := cluster.Attach(os.Getenv("CLUSTER")); err == nil {
 		return fmt.Errorf("a cluster is running in %s", c.Dir())
 	}
 	self, err := os.Executable()
@@ -96,7 +97,7 @@ func keep(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.Publish(); err != nil {
+	if err := c.Publish(os.Getenv("CLUSTER")); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(c.Dir(), "keeper.pid"), []byte(fmt.Sprint(os.Getpid())), 0o600); err != nil {
@@ -117,7 +118,7 @@ func keep(cmd *cobra.Command, _ []string) error {
 }
 
 func run(cmd *cobra.Command, args []string) error {
-	c, err := cluster.Attach()
+	c, err := cluster.Attach(os.Getenv("CLUSTER"))
 	if err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func run(cmd *cobra.Command, args []string) error {
 }
 
 func put(cmd *cobra.Command, args []string) error {
-	c, err := cluster.Attach()
+	c, err := cluster.Attach(os.Getenv("CLUSTER"))
 	if err != nil {
 		return err
 	}
@@ -151,7 +152,7 @@ func put(cmd *cobra.Command, args []string) error {
 }
 
 func shell(_ *cobra.Command, args []string) error {
-	c, err := cluster.Attach()
+	c, err := cluster.Attach(os.Getenv("CLUSTER"))
 	if err != nil {
 		return err
 	}
@@ -194,7 +195,7 @@ func typeUntil(to io.Writer, from io.Reader, leave byte) error {
 }
 
 func down(*cobra.Command, []string) error {
-	c, err := cluster.Attach()
+	c, err := cluster.Attach(os.Getenv("CLUSTER"))
 	if err != nil {
 		return err
 	}
