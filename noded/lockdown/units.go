@@ -1,0 +1,191 @@
+package lockdown
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"golang.org/x/sys/unix"
+)
+
+// unitFiles finds the file of each unit; one that has none is missing.
+func unitFiles(ctx context.Context, c *systemd.Conn, names []string) (map[string]systemd.UnitFile, error) {
+	list, err := c.ListUnitFilesByPatternsContext(ctx, nil, names)
+	if err != nil {
+		return nil, fmt.Errorf("listing unit files: %w", err)
+	}
+	files := map[string]systemd.UnitFile{}
+	for _, f := range list {
+		files[path.Base(f.Path)] = f
+	}
+	return files, nil
+}
+
+// unmasked lists the units that could be started. A template has no load state
+// of its own, only a file.
+func unmasked(ctx context.Context, c *systemd.Conn, names []string) ([]string, error) {
+	files, err := unitFiles(ctx, c, names)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, n := range names {
+		if strings.Contains(n, "@.") {
+			if !isMasked(files[n]) {
+				out = append(out, n)
+			}
+			continue
+		}
+		list, err := c.ListUnitsByNamesContext(ctx, []string{n})
+		if err != nil {
+			return nil, fmt.Errorf("listing the state of %s: %w", n, err)
+		}
+		if len(list) != 1 || list[0].LoadState != "masked" {
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// isMasked: systemd's states are masked and masked-runtime.
+func isMasked(f systemd.UnitFile) bool { return strings.HasPrefix(f.Type, "masked") }
+
+// isAlias is another name of a unit. Debian's /etc/systemd/system/sshd.service
+// points to ssh.service, and what it points to is masked by its own name.
+func isAlias(f systemd.UnitFile) bool { return f.Type == "alias" }
+
+// maskable refuses a unit that a run-time mask would not stop: systemd looks
+// into /etc/systemd/system before /run/systemd/system (systemd.unit(5)).
+func maskable(f systemd.UnitFile) error {
+	if !isMasked(f) && !isAlias(f) && path.Dir(f.Path) == "/etc/systemd/system" {
+		return fmt.Errorf("%s would win against a run-time mask: move the file to /usr/local/lib/systemd/system", f.Path)
+	}
+	return nil
+}
+
+// notDown are the states in which a unit has, or may get, processes.
+var notDown = []string{"active", "activating", "reloading", "refreshing", "deactivating"}
+
+// runningUnits lists, under the name by which each was asked for, the units
+// that are not down.
+func runningUnits(ctx context.Context, c *systemd.Conn, names []string) (map[string][]string, error) {
+	out := map[string][]string{}
+	for _, name := range names {
+		var list []systemd.UnitStatus
+		var err error
+		if before, after, ok := strings.Cut(name, "@."); ok {
+			list, err = c.ListUnitsByPatternsContext(ctx, notDown, []string{before + "@*." + after})
+		} else {
+			list, err = c.ListUnitsByNamesContext(ctx, []string{name})
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing the state of %s: %w", name, err)
+		}
+		for _, u := range list {
+			if slices.Contains(notDown, u.ActiveState) {
+				out[name] = append(out[name], u.Name)
+			}
+		}
+	}
+	return out, nil
+}
+
+// startsAgain reports whether a unit that runs is to be started after the
+// release. What a socket started for one connection, or a login for one user,
+// is not: it ended with that. A user manager that lingers is.
+func startsAgain(ctx context.Context, c *systemd.Conn, door, unit string) (bool, error) {
+	if door == userManager {
+		return lingers(ctx, strings.TrimSuffix(strings.TrimPrefix(unit, "user@"), ".service"))
+	}
+	if !strings.Contains(unit, "@") {
+		return true, nil
+	}
+	p, err := c.GetUnitPropertyContext(ctx, unit, "TriggeredBy")
+	if err != nil {
+		return false, fmt.Errorf("reading what started it: %w", err)
+	}
+	by, _ := p.Value.Value().([]string)
+	return len(by) == 0, nil
+}
+
+// patience is how long a unit may take to stop by itself before its processes
+// are killed. sshd and cron take milliseconds.
+const patience = 3 * time.Second
+
+// pollPause is the time between two looks at the same thing.
+const pollPause = 25 * time.Millisecond
+
+// stopUnits stops the units, and those that come up meanwhile, until none
+// runs or ctx ends.
+func stopUnits(ctx context.Context, c *systemd.Conn, names []string) error {
+	begun := time.Now()
+	asked := map[string]bool{}
+	for {
+		running, err := runningUnits(ctx, c, names)
+		if err != nil {
+			return err
+		}
+		var left []string
+		for _, n := range names {
+			left = append(left, running[n]...)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		kill := time.Since(begun) > patience
+		for _, u := range left {
+			if !asked[u] || kill {
+				if _, err := c.StopUnitContext(ctx, u, "replace", nil); err != nil && !isDBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+					return fmt.Errorf("stopping %s: %w", u, err)
+				}
+				asked[u] = true
+			}
+			if kill {
+				// An error means that nothing is left to kill.
+				_ = c.KillUnitWithTarget(ctx, u, systemd.All, int32(unix.SIGKILL))
+			}
+		}
+		if kill {
+			begun = time.Now()
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("stopping %s: %w", strings.Join(left, ", "), err)
+		}
+	}
+}
+
+func startUnit(ctx context.Context, c *systemd.Conn, unit string) error {
+	if _, err := c.StartUnitContext(ctx, unit, "replace", nil); err != nil {
+		return fmt.Errorf("starting %s: %w", unit, err)
+	}
+	for {
+		list, err := c.ListUnitsByNamesContext(ctx, []string{unit})
+		if err != nil {
+			return fmt.Errorf("starting %s: %w", unit, err)
+		}
+		if len(list) == 1 {
+			switch list[0].ActiveState {
+			case "active", "reloading":
+				return nil
+			case "failed":
+				return fmt.Errorf("starting %s: it failed", unit)
+			}
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("starting %s: %w", unit, err)
+		}
+	}
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(pollPause):
+		return nil
+	}
+}
