@@ -44,7 +44,7 @@ func targets(t *testing.T) map[string]target {
 }
 
 // embedded starts a server on the loopback address for one test.
-func embedded(t *testing.T) target {
+func embedded(t testing.TB) target {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "kms")
 	ca, err := server.Init(dir, []string{"localhost", "127.0.0.1"})
@@ -75,7 +75,7 @@ func embedded(t *testing.T) target {
 	return target{"https://" + l.Addr().String(), ca, user}
 }
 
-func (k target) client(t *testing.T) *kms.Client {
+func (k target) client(t testing.TB) *kms.Client {
 	t.Helper()
 	c, err := kms.New(kms.Config{Address: k.address, CAPEM: k.caPEM})
 	if err != nil {
@@ -101,7 +101,7 @@ func (k target) stock(t *testing.T, token string) *api.Client {
 	return c
 }
 
-func newKey(t *testing.T) secret.Bytes {
+func newKey(t testing.TB) secret.Bytes {
 	t.Helper()
 	k, err := secret.Random(rand.Reader, kms.JobKeySize)
 	if err != nil {
