@@ -13,62 +13,65 @@ import (
 	"cloister/policy"
 )
 
-// The doors of a node are systemd units that let people or timers start
-// processes, and the logins that came through them. Closing and opening them
-// needs root on the system bus.
+// Doors are the ways into a node: systemd units that let people or timers
+// start processes, and the logins that came through them. Needs root on the
+// system bus.
+type Doors struct {
+	// Units to stop and mask; a template ("getty@.service") stands for all of
+	// its instances. User managers are always among them.
+	Units []string
+	// KeepConsole spares root's sessions on a seat: the policy leaves a
+	// console to log in at.
+	KeepConsole bool
+}
+
+// DoorsFromPolicy is what a node's policy says about doors.
+func DoorsFromPolicy(p *policy.Policy) Doors {
+	return Doors{Units: p.Doors.Units, KeepConsole: p.Doors.HasConsole()}
+}
 
 // userManager is what logind starts for each user who logs in, and at boot for
-// those who linger. It is a door whatever the policy says.
+// those who linger.
 const userManager = "user@.service"
 
-// A State is what the doors were before they were closed. It goes into the
-// caller's journal before CloseDoors, so that OpenDoors after a crash at any
-// moment restores that and no more.
-type State struct {
+// A DoorState is what the doors were before they were closed. It goes into
+// the caller's journal before Close, so that Open after a crash at any moment
+// restores that and no more.
+type DoorState struct {
 	Units []UnitState `json:"units"`
-	// KeepConsole spares root's logins on a seat: the policy leaves a console
-	// to log in at.
-	KeepConsole bool `json:"keep_console,omitempty"`
 }
 
 // A UnitState is one door as it was.
 type UnitState struct {
-	Name    string   `json:"name"`              // a template stands for all of its instances
+	Name    string   `json:"name"`              // as in Doors.Units
 	Masked  bool     `json:"masked,omitempty"`  // it was masked: leave it so
 	Running []string `json:"running,omitempty"` // it or its instances, to start again
 }
 
-// Survey reads what the policy's doors are now and changes nothing. It must
-// not be called while they are closed: a session that is taken up again has
-// the state in its journal. It fails where CloseDoors could not do its work.
-func Survey(ctx context.Context, d policy.Doors) (State, error) {
+// Survey reads what the doors are now and changes nothing. It must not be
+// called while they are closed: a session that is taken up again has the state
+// in its journal. It fails where Close could not do its work.
+func (d Doors) Survey(ctx context.Context) (DoorState, error) {
 	c, err := systemd.NewSystemConnectionContext(ctx)
 	if err != nil {
-		return State{}, fmt.Errorf("surveying the doors: reaching systemd: %w", err)
+		return DoorState{}, fmt.Errorf("surveying the doors: reaching systemd: %w", err)
 	}
 	defer c.Close()
-	s, err := survey(ctx, c, doorNames(d.Units))
-	if err != nil {
-		return State{}, fmt.Errorf("surveying the doors: %w", err)
-	}
-	s.KeepConsole = d.HasConsole()
-	return s, nil
-}
-
-func survey(ctx context.Context, c *systemd.Conn, names []string) (s State, err error) {
+	names := d.names()
 	files, err := unitFiles(ctx, c, names)
 	if err != nil {
-		return State{}, err
+		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
 	}
 	running, err := runningUnits(ctx, c, names)
 	if err != nil {
-		return State{}, err
+		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
 	}
+	var s DoorState
 	seen := map[string]bool{} // ssh.service and its alias sshd.service are one
 	for _, name := range names {
 		u := UnitState{Name: name, Masked: isMasked(files[name])}
 		if err := maskable(files[name]); err != nil {
-			return State{}, fmt.Errorf("%s: %w", name, err)
+			return DoorState{}, fmt.Errorf("surveying the doors: %s: %w", name, err)
 		}
 		for _, r := range running[name] {
 			if seen[r] {
@@ -77,7 +80,7 @@ func survey(ctx context.Context, c *systemd.Conn, names []string) (s State, err 
 			seen[r] = true
 			again, err := startsAgain(ctx, c, name, r)
 			if err != nil {
-				return State{}, fmt.Errorf("%s: %w", r, err)
+				return DoorState{}, fmt.Errorf("surveying the doors: %s: %w", r, err)
 			}
 			if again {
 				u.Running = append(u.Running, r)
@@ -88,9 +91,9 @@ func survey(ctx context.Context, c *systemd.Conn, names []string) (s State, err 
 	return s, nil
 }
 
-// doorNames are the units to close, user managers included.
-func doorNames(units []string) []string {
-	out := slices.Clone(units)
+// names are the units to close, user managers included.
+func (d Doors) names() []string {
+	out := slices.Clone(d.Units)
 	if !slices.Contains(out, userManager) {
 		out = append(out, userManager)
 	}
@@ -100,18 +103,10 @@ func doorNames(units []string) []string {
 	return out
 }
 
-func (s State) names() (out []string) {
-	for _, u := range s.Units {
-		out = append(out, u.Name)
-	}
-	return out
-}
-
-// CloseDoors masks and stops the units of s, which Survey returned, ends the
+// Close masks and stops the units of s, which Survey returned, ends the
 // logins, and kills what they leave behind. On an error some doors may be
-// open and some closed; the caller undoes it by OpenDoors. Closing again shuts
-// what was opened meanwhile.
-func CloseDoors(ctx context.Context, s State) error {
+// open and some closed; the caller undoes it by Open.
+func (d Doors) Close(ctx context.Context, s DoorState) error {
 	c, err := systemd.NewSystemConnectionContext(ctx)
 	if err != nil {
 		return fmt.Errorf("closing the doors: reaching systemd: %w", err)
@@ -125,7 +120,7 @@ func CloseDoors(ctx context.Context, s State) error {
 			return fmt.Errorf("closing the doors: making systemd see the masks: %w", err)
 		}
 	}
-	names := s.names()
+	names := d.names()
 	if open, err := unmasked(ctx, c, names); err != nil {
 		return fmt.Errorf("closing the doors: %w", err)
 	} else if len(open) > 0 {
@@ -134,19 +129,19 @@ func CloseDoors(ctx context.Context, s State) error {
 	if err := stopUnits(ctx, c, names); err != nil {
 		return fmt.Errorf("closing the doors: %w", err)
 	}
-	if err := endSessions(ctx, s); err != nil {
+	if err := d.endSessions(ctx); err != nil {
 		return fmt.Errorf("closing the doors: %w", err)
 	}
-	if err := endLeftBehind(ctx, s); err != nil {
+	if err := d.endLeftBehind(ctx); err != nil {
 		return fmt.Errorf("closing the doors: %w", err)
 	}
 	return nil
 }
 
-// OpenDoors takes away the masks that CloseDoors made and starts what ran
-// before. It is safe to run twice, and after a CloseDoors that came to do
-// nothing or half. It tries every unit before it returns an error.
-func OpenDoors(ctx context.Context, s State) error {
+// Open takes away the masks that Close made and starts what ran before. It is
+// safe to run twice, and after a Close that came to do nothing or half. It
+// tries every unit before it returns an error.
+func (d Doors) Open(ctx context.Context, s DoorState) error {
 	c, err := systemd.NewSystemConnectionContext(ctx)
 	if err != nil {
 		return fmt.Errorf("opening the doors: reaching systemd: %w", err)
@@ -171,15 +166,15 @@ func OpenDoors(ctx context.Context, s State) error {
 	return errors.Join(failed...)
 }
 
-// CheckDoors names the doors of s that are open although CloseDoors closed
-// them: units that run again or whose mask is gone. None means all is shut.
-func CheckDoors(ctx context.Context, s State) ([]string, error) {
+// Check names the doors that are open although Close closed them: units that
+// run again or whose mask is gone. None means that all is shut.
+func (d Doors) Check(ctx context.Context) ([]string, error) {
 	c, err := systemd.NewSystemConnectionContext(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("checking the doors: reaching systemd: %w", err)
 	}
 	defer c.Close()
-	names := s.names()
+	names := d.names()
 	bare, err := unmasked(ctx, c, names)
 	if err != nil {
 		return nil, fmt.Errorf("checking the doors: %w", err)
@@ -200,7 +195,7 @@ func CheckDoors(ctx context.Context, s State) ([]string, error) {
 	return open, nil
 }
 
-func (s State) toMask() (out []string) {
+func (s DoorState) toMask() (out []string) {
 	for _, u := range s.Units {
 		if !u.Masked {
 			out = append(out, u.Name)

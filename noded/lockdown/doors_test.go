@@ -18,7 +18,7 @@ func soon(t *testing.T) context.Context {
 }
 
 // debian is a node as Debian sets one up, with somebody logged in.
-func debian(t *testing.T) (*fakeInit, policy.Doors) {
+func debian(t *testing.T) (*fakeInit, Doors) {
 	f := newFakeInit(t)
 	f.unit("ssh.service", "active")
 	f.alias["sshd.service"] = "ssh.service"
@@ -36,11 +36,11 @@ func debian(t *testing.T) (*fakeInit, policy.Doors) {
 	f.files["console-getty.service"] = [2]string{"/etc/systemd/system/console-getty.service", "masked"}
 	f.login("4", 2001, "alice", "")
 	f.login("7", 0, "root", "seat0")
-	return f, policy.Doors{Units: policy.DefaultDoors()}
+	return f, Doors{Units: policy.DefaultDoors()}
 }
 
 // through writes a state as the journal does and reads it again.
-func through(t *testing.T, s State) (out State) {
+func through(t *testing.T, s DoorState) (out DoorState) {
 	t.Helper()
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -52,9 +52,9 @@ func through(t *testing.T, s State) (out State) {
 	return out
 }
 
-func surveyed(t *testing.T, d policy.Doors) State {
+func survey(t *testing.T, d Doors) DoorState {
 	t.Helper()
-	s, err := Survey(soon(t), d)
+	s, err := d.Survey(soon(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,14 +64,14 @@ func surveyed(t *testing.T, d policy.Doors) State {
 func TestClosedDoorsAreMaskedAndDownAndOpenAgainAsTheyWere(t *testing.T) {
 	f, d := debian(t)
 	ctx, before := soon(t), f.state()
-	s := surveyed(t, d)
+	s := survey(t, d)
 	if f.state() != before || len(f.calls) > 0 {
 		t.Fatalf("Survey changed the node: %v", f.calls)
 	}
-	if err := CloseDoors(ctx, s); err != nil {
+	if err := d.Close(ctx, s); err != nil {
 		t.Fatal(err)
 	}
-	if open, err := CheckDoors(ctx, s); err != nil || len(open) > 0 {
+	if open, err := d.Check(ctx); err != nil || len(open) > 0 {
 		t.Errorf("after Close: %v %v", open, err)
 	}
 	if !strings.HasPrefix(f.state(), "slurmd.service=active ") {
@@ -80,7 +80,7 @@ func TestClosedDoorsAreMaskedAndDownAndOpenAgainAsTheyWere(t *testing.T) {
 	if len(f.users) > 0 {
 		t.Errorf("still logged in: %v", f.users)
 	}
-	if err := OpenDoors(ctx, s); err != nil {
+	if err := d.Open(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.Replace(before, "user@2001.service=active ", "", 1) // it had no login any more
@@ -96,15 +96,15 @@ func TestClosedDoorsAreMaskedAndDownAndOpenAgainAsTheyWere(t *testing.T) {
 func TestClosingAndOpeningTwiceIsAsOnce(t *testing.T) {
 	f, d := debian(t)
 	ctx := soon(t)
-	s := surveyed(t, d)
+	s := survey(t, d)
 	for range 2 {
-		if err := CloseDoors(ctx, s); err != nil {
+		if err := d.Close(ctx, s); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var after []string
 	for range 2 {
-		if err := OpenDoors(ctx, s); err != nil {
+		if err := d.Open(ctx, s); err != nil {
 			t.Fatal(err)
 		}
 		after = append(after, f.state())
@@ -118,13 +118,13 @@ func TestACrashAnywhereInCloseIsUndoneByOpen(t *testing.T) {
 	for _, crash := range []string{"mask", "reload", "stop ssh.service", "stop cron.service", "stop user@2002"} {
 		f, d := debian(t)
 		ctx := soon(t)
-		s := surveyed(t, d)
+		s := survey(t, d)
 		f.fail = crash
-		if err := CloseDoors(ctx, s); err == nil {
+		if err := d.Close(ctx, s); err == nil {
 			t.Errorf("%s failed and Close did not", crash)
 		}
 		f.fail = ""
-		if err := OpenDoors(ctx, s); err != nil {
+		if err := d.Open(ctx, s); err != nil {
 			t.Errorf("after a crash in %s: %v", crash, err)
 		}
 		if st := f.state(); !strings.Contains(st, "ssh.service=active") || !strings.Contains(st, "cron.service=active") || len(f.masks) > 0 {
@@ -136,7 +136,7 @@ func TestACrashAnywhereInCloseIsUndoneByOpen(t *testing.T) {
 func TestOpenWithoutCloseChangesNothing(t *testing.T) {
 	f, d := debian(t)
 	before := f.state()
-	if err := OpenDoors(soon(t), surveyed(t, d)); err != nil {
+	if err := d.Open(soon(t), survey(t, d)); err != nil {
 		t.Fatal(err)
 	}
 	if f.state() != before {
@@ -147,9 +147,9 @@ func TestOpenWithoutCloseChangesNothing(t *testing.T) {
 func TestAMaskOfTheAdministratorsStays(t *testing.T) {
 	f, d := debian(t)
 	f.files["atd.service"] = [2]string{"/etc/systemd/system/atd.service", "masked"}
-	s := surveyed(t, d)
+	s := survey(t, d)
 	ctx := soon(t)
-	if err := CloseDoors(ctx, s); err != nil {
+	if err := d.Close(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	if f.masks["atd.service"] {
@@ -161,7 +161,7 @@ func TestAUnitThatDoesNotStopIsKilled(t *testing.T) {
 	f, d := debian(t)
 	f.units["cron.service"].stubborn = true
 	ctx := soon(t)
-	if err := CloseDoors(ctx, surveyed(t, d)); err != nil {
+	if err := d.Close(ctx, survey(t, d)); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Contains(f.calls, "kill cron.service") {
@@ -172,7 +172,7 @@ func TestAUnitThatDoesNotStopIsKilled(t *testing.T) {
 func TestAUnitThatAMaskWouldNotStopIsRefusedBeforeAnythingChanges(t *testing.T) {
 	f, d := debian(t)
 	f.files["ssh.service"] = [2]string{"/etc/systemd/system/ssh.service", "enabled"}
-	if _, err := Survey(soon(t), d); err == nil || !strings.Contains(err.Error(), "/usr/local/lib/systemd/system") {
+	if _, err := d.Survey(soon(t)); err == nil || !strings.Contains(err.Error(), "/usr/local/lib/systemd/system") {
 		t.Errorf("Survey: %v", err)
 	}
 }
@@ -180,22 +180,22 @@ func TestAUnitThatAMaskWouldNotStopIsRefusedBeforeAnythingChanges(t *testing.T) 
 func TestADoorThatOpensDuringASessionIsNamed(t *testing.T) {
 	f, d := debian(t)
 	ctx := soon(t)
-	s := surveyed(t, d)
-	if err := CloseDoors(ctx, s); err != nil {
+	s := survey(t, d)
+	if err := d.Close(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	f.mu.Lock()
 	f.units["ssh.service"].active = "active"
 	delete(f.seen, "cron.service")
 	f.mu.Unlock()
-	open, err := CheckDoors(ctx, s)
+	open, err := d.Check(ctx)
 	if err != nil || !slices.Contains(open, "ssh.service runs") || !slices.Contains(open, "cron.service is not masked") {
 		t.Errorf("%v %v", open, err)
 	}
-	if err := CloseDoors(ctx, s); err != nil {
+	if err := d.Close(ctx, s); err != nil {
 		t.Fatal(err)
 	}
-	if open, err := CheckDoors(ctx, s); err != nil || len(open) > 0 {
+	if open, err := d.Check(ctx); err != nil || len(open) > 0 {
 		t.Errorf("after closing again: %v %v", open, err)
 	}
 }
@@ -207,11 +207,11 @@ func TestWhatASocketStartedForOneConnectionIsNotStartedAgain(t *testing.T) {
 	f.unit("ssh@1-10.0.0.1:22-10.0.0.2:4000.service", "active")
 	f.triggered("ssh@1-10.0.0.1:22-10.0.0.2:4000.service", "ssh.socket")
 	ctx := soon(t)
-	s := surveyed(t, d)
-	if err := CloseDoors(ctx, s); err != nil {
+	s := survey(t, d)
+	if err := d.Close(ctx, s); err != nil {
 		t.Fatal(err)
 	}
-	if err := OpenDoors(ctx, s); err != nil {
+	if err := d.Open(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	if st := f.state(); !strings.Contains(st, "ssh.socket=active") || strings.Contains(st, "ssh@1") || strings.Contains(st, "ssh.service") {
@@ -222,12 +222,12 @@ func TestWhatASocketStartedForOneConnectionIsNotStartedAgain(t *testing.T) {
 func TestAUnitThatDoesNotComeBackIsAnErrorAndTheOthersComeBackAllTheSame(t *testing.T) {
 	f, d := debian(t)
 	ctx := soon(t)
-	s := surveyed(t, d)
-	if err := CloseDoors(ctx, s); err != nil {
+	s := survey(t, d)
+	if err := d.Close(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	f.units["ssh.service"].failing = true
-	if err := OpenDoors(ctx, s); err == nil || !strings.Contains(err.Error(), "ssh.service") {
+	if err := d.Open(ctx, s); err == nil || !strings.Contains(err.Error(), "ssh.service") {
 		t.Errorf("Open: %v", err)
 	}
 	if st := f.state(); !strings.Contains(st, "cron.service=active") {
@@ -237,8 +237,8 @@ func TestAUnitThatDoesNotComeBackIsAnErrorAndTheOthersComeBackAllTheSame(t *test
 
 func TestRootsConsoleIsSparedOnlyWhereThePolicyLeavesOne(t *testing.T) {
 	f, d := debian(t)
-	d.Units = []string{"ssh.service", "ssh.socket", "cron.service"}
-	if err := CloseDoors(soon(t), surveyed(t, d)); err != nil {
+	d.KeepConsole = true
+	if err := d.Close(soon(t), survey(t, d)); err != nil {
 		t.Fatal(err)
 	}
 	if len(f.users) != 1 || f.users["7"] == nil {
@@ -248,14 +248,14 @@ func TestRootsConsoleIsSparedOnlyWhereThePolicyLeavesOne(t *testing.T) {
 
 func TestDoorsWithoutABusAreAnError(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+t.TempDir()+"/none")
-	d := policy.Doors{Units: policy.DefaultDoors()}
-	if _, err := Survey(soon(t), d); err == nil {
+	d := Doors{Units: policy.DefaultDoors()}
+	if _, err := d.Survey(soon(t)); err == nil {
 		t.Error("Survey answered")
 	}
-	if err := CloseDoors(soon(t), State{}); err == nil {
+	if err := d.Close(soon(t), DoorState{}); err == nil {
 		t.Error("Close answered")
 	}
-	if err := OpenDoors(soon(t), State{}); err == nil {
+	if err := d.Open(soon(t), DoorState{}); err == nil {
 		t.Error("Open answered")
 	}
 }

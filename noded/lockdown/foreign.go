@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A processInfo is what a scan of /proc shows of one. Needs a /proc that hides no
+// A Process is what a scan of /proc shows of one. Needs a /proc that hides no
 // process (ProtectProc=default in noded's unit).
-type processInfo struct {
+type Process struct {
 	PID    int
 	UIDs   [4]uint32 // real, effective, saved, file system
 	Cgroup string    // in the unified hierarchy, or systemd's own in version 1
@@ -26,21 +26,17 @@ type processInfo struct {
 var procDir = "/proc"
 
 // String is for messages.
-func (p processInfo) String() string { return fmt.Sprintf("%d (%q, uid %d)", p.PID, p.Name, p.UIDs[0]) }
+func (p Process) String() string { return fmt.Sprintf("%d (%q, uid %d)", p.PID, p.Name, p.UIDs[0]) }
 
-// EndForeign kills every process of a person, and of the user uid whoever that
-// is, unless it is in keepCgroup or below (empty: no exception). People are uids of 1000 and above but for the ranges that
+// EndForeign kills every process of a person, the user uid's first of all,
+// unless it is in keepCgroup or below (empty: no exception), and returns those
+// that it killed. People are uids of 1000 and above but for the ranges that
 // systemd.io/UIDS-GIDS gives to services, 60001 to 65535; subordinate uids of
 // somebody's containers are people's too. It scans again until none is found,
 // so a process that forks does not win; ctx bounds that.
-func EndForeign(ctx context.Context, uid uint32, keepCgroup string) error {
-	_, err := endForeign(ctx, uid, keepCgroup)
-	return err
-}
-
-func endForeign(ctx context.Context, uid uint32, keepCgroup string) ([]processInfo, error) {
+func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, error) {
 	keep := strings.TrimSuffix(keepCgroup, "/")
-	ended, err := endProcesses(ctx, func(p processInfo) bool {
+	ended, err := endProcesses(ctx, func(p Process) bool {
 		if keep != "" && (p.Cgroup == keep || strings.HasPrefix(p.Cgroup, keep+"/")) {
 			return false
 		}
@@ -60,8 +56,8 @@ func endForeign(ctx context.Context, uid uint32, keepCgroup string) ([]processIn
 func isPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
 
 // endProcesses kills what matches until a scan finds nothing that does.
-func endProcesses(ctx context.Context, match func(processInfo) bool) ([]processInfo, error) {
-	var ended []processInfo
+func endProcesses(ctx context.Context, match func(Process) bool) ([]Process, error) {
+	var ended []Process
 	known := map[int]bool{}
 	for {
 		all, err := processes()
@@ -92,7 +88,7 @@ func endProcesses(ctx context.Context, match func(processInfo) bool) ([]processI
 }
 
 // kill makes sure that the number still is that process before it kills it.
-func kill(p processInfo, match func(processInfo) bool) error {
+func kill(p Process, match func(Process) bool) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err != nil {
 		return gone(err)
@@ -112,12 +108,12 @@ func gone(err error) error {
 	return err
 }
 
-func processes() ([]processInfo, error) {
+func processes() ([]Process, error) {
 	dirs, err := os.ReadDir(procDir)
 	if err != nil {
 		return nil, err
 	}
-	var out []processInfo
+	var out []Process
 	for _, d := range dirs {
 		pid, err := strconv.Atoi(d.Name())
 		if err != nil {
@@ -136,9 +132,9 @@ func processes() ([]processInfo, error) {
 
 // process reads one of /proc; nil if it has ended but was not waited for:
 // there is nothing left in it to kill.
-func process(pid int) (*processInfo, error) {
+func process(pid int) (*Process, error) {
 	dir := filepath.Join(procDir, strconv.Itoa(pid))
-	p := &processInfo{PID: pid}
+	p := &Process{PID: pid}
 	f, err := os.Open(dir + "/status")
 	if err != nil {
 		return nil, err

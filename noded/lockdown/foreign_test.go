@@ -76,7 +76,7 @@ func endForeignInside(t *testing.T) {
 	wait(ended)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	killed, err := endForeign(ctx, 500, "")
+	killed, err := EndForeign(ctx, 500, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,13 +117,13 @@ func TestProcessesOfTheKeptCgroupLive(t *testing.T) {
 	write("90000001", "2001", "/system.slice/slurmstepd.scope/job_7/step_batch/user/task_0")
 	write("90000002", "2001", "/system.slice/slurmstepd.scope/job_7")
 	const keep = "/system.slice/slurmstepd.scope/job_7/"
-	if killed, err := endForeign(soon(t), 2001, keep); err != nil || len(killed) > 0 {
+	if killed, err := EndForeign(soon(t), 2001, keep); err != nil || len(killed) > 0 {
 		t.Errorf("%v %v", killed, err)
 	}
 	write("90000003", "2001", "/system.slice/slurmstepd.scope/job_71")
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
-	killed, err := endForeign(ctx, 2001, keep)
+	killed, err := EndForeign(ctx, 2001, keep)
 	if err == nil || len(killed) != 1 || killed[0].PID != 90000003 {
 		t.Errorf("%v %v", killed, err)
 	}

@@ -29,7 +29,7 @@ type login struct {
 
 // endSessions ends every login at once, whatever it is doing, and waits until
 // logind knows of none. A node without logind has none.
-func endSessions(ctx context.Context, state State) error {
+func (d Doors) endSessions(ctx context.Context) error {
 	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("ending logins: reaching logind: %w", err)
@@ -45,7 +45,7 @@ func endSessions(ctx context.Context, state State) error {
 		}
 		var left []string
 		for _, s := range all {
-			if state.KeepConsole && s.UID == 0 && s.Seat != "" {
+			if d.KeepConsole && s.UID == 0 && s.Seat != "" {
 				continue
 			}
 			left = append(left, s.User+"'s "+s.ID)
@@ -103,11 +103,11 @@ func isDBusError(err error, names ...string) bool {
 // endLeftBehind kills the processes that outlived the stop of their unit or
 // login: Debian's ssh.service and cron.service have KillMode=process, which
 // leaves what they started alone.
-func endLeftBehind(ctx context.Context, s State) error {
-	names := s.names()
-	_, err := endProcesses(ctx, func(p processInfo) bool {
+func (d Doors) endLeftBehind(ctx context.Context) error {
+	names := d.names()
+	_, err := endProcesses(ctx, func(p Process) bool {
 		for _, part := range strings.Split(p.Cgroup, "/") {
-			if !s.KeepConsole && strings.HasPrefix(part, "session-") && strings.HasSuffix(part, ".scope") {
+			if !d.KeepConsole && strings.HasPrefix(part, "session-") && strings.HasSuffix(part, ".scope") {
 				return true
 			}
 			for _, n := range names {
