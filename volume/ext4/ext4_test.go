@@ -135,7 +135,7 @@ func list(r io.ReaderAt, size int64) (map[string]string, error) {
 			if err != nil {
 				return err
 			}
-			if v.File.Size > 64<<20 {
+			if v.File.Size > 8<<20 {
 				return nil // a fuzzer's giant
 			}
 			b := make([]byte, v.File.Size)

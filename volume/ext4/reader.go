@@ -230,6 +230,9 @@ func (fs *FS) inode(n uint32) (*File, error) {
 		return nil, err
 	}
 	raw := append([]byte(nil), b[k*fs.inodeSize%BlockSize:][:fs.inodeSize]...)
+	if le.Uint16(raw[0x1A:]) == 0 {
+		return nil, errors.New("is in a directory, but deleted")
+	}
 	extra := int64(le.Uint16(raw[0x80:]))
 	if extra < 28 || extra%4 != 0 || extra > fs.inodeSize-128 {
 		return nil, fmt.Errorf("extra size %d is out of bounds", extra)
@@ -249,8 +252,6 @@ func (fs *FS) inode(n uint32) (*File, error) {
 	f.Seconds, f.Nanos = int64(int32(le.Uint32(raw[0x10:])))+int64(x&3)<<32, x>>2
 	f.seed = inodeSeed(fs.seed, n, le.Uint32(raw[0x64:]))
 	switch {
-	case f.Links == 0:
-		return nil, errors.New("is in a directory, but deleted")
 	case f.Nanos >= 1e9:
 		return nil, errors.New("modification time is out of bounds")
 	case f.Size < 0 || f.Size > 1<<44:
