@@ -1,0 +1,145 @@
+package analysis
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	"github.com/sylabs/sif/v2/pkg/integrity"
+	"github.com/sylabs/sif/v2/pkg/sif"
+)
+
+// keyAge backdates keys and signatures: a guest whose clock lags behind must
+// not take them for ones from the future.
+const keyAge = 48 * time.Hour
+
+// SigningKey is the throwaway key that signs the test images, made on first
+// use.
+func SigningKey(ctx context.Context) (*openpgp.Entity, error) {
+	e, _, err := key(ctx, "signing-key", "Cloister demo images")
+	return e, err
+}
+
+// key returns a key of the cache and the file with its public half.
+func key(ctx context.Context, name, owner string) (e *openpgp.Entity, keyring string, err error) {
+	dir, err := cached(ctx, name, func(dir string) error {
+		created := time.Now().Add(-keyAge)
+		e, err := openpgp.NewEntity(owner, "throwaway key for tests", "", &packet.Config{
+			Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return created }})
+		if err != nil {
+			return fmt.Errorf("making a key: %w", err)
+		}
+		secret := func(w io.Writer) error { return e.SerializePrivateWithoutSigning(w, nil) }
+		if err := writeArmored(filepath.Join(dir, "private.asc"), openpgp.PrivateKeyType, 0o600, secret); err != nil {
+			return err
+		}
+		return writeArmored(filepath.Join(dir, "public.asc"), openpgp.PublicKeyType, 0o644, e.Serialize)
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	f, err := os.Open(filepath.Join(dir, "private.asc"))
+	if err != nil {
+		return nil, "", fmt.Errorf("reading the test images' key: %w", err)
+	}
+	defer f.Close()
+	ring, err := openpgp.ReadArmoredKeyRing(f)
+	if err != nil || len(ring) != 1 {
+		return nil, "", fmt.Errorf("reading the test images' key from %s: %d keys: %w", f.Name(), len(ring), err)
+	}
+	return ring[0], filepath.Join(dir, "public.asc"), nil
+}
+
+func writeArmored(path, kind string, mode os.FileMode, write func(io.Writer) error) error {
+	var b bytes.Buffer
+	w, err := armor.Encode(&b, kind, nil)
+	if err != nil {
+		return err
+	}
+	if err := write(w); err != nil {
+		return fmt.Errorf("encoding a key: %w", err)
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return os.WriteFile(path, b.Bytes(), mode)
+}
+
+// variants makes SIF files of a squashfs: unsigned, signed, and signed by a
+// stranger.
+func variants(ctx context.Context, name, squashfs string) (Paths, error) {
+	mine, keyring, err := key(ctx, "signing-key", "Cloister demo images")
+	if err != nil {
+		return Paths{}, err
+	}
+	stranger, _, err := key(ctx, "stranger-key", "Somebody else")
+	if err != nil {
+		return Paths{}, err
+	}
+	id := inputs([]byte(squashfs), mine.PrimaryKey.Fingerprint, stranger.PrimaryKey.Fingerprint)
+	dir, err := cached(ctx, name+"-images-"+id, func(dir string) error {
+		for _, v := range []struct {
+			suffix string
+			signer *openpgp.Entity
+		}{{"", mine}, {"-unsigned", nil}, {"-stranger", stranger}} {
+			if err := writeSIF(filepath.Join(dir, name+v.suffix+".sif"), squashfs, v.signer); err != nil {
+				return fmt.Errorf("making the image %s%s.sif: %w", name, v.suffix, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Paths{}, err
+	}
+	at := func(suffix string) string { return filepath.Join(dir, name+suffix+".sif") }
+	return Paths{SIF: at(""), Unsigned: at("-unsigned"), Stranger: at("-stranger"), Keyring: keyring}, nil
+}
+
+// writeSIF puts the squashfs into a SIF file the way `apptainer build` does,
+// and signs all of it if there is a signer.
+func writeSIF(path, squashfs string, signer *openpgp.Entity) error {
+	f, err := os.Open(squashfs)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	def, err := sif.NewDescriptorInput(sif.DataDeffile, bytes.NewReader([]byte("bootstrap: scratch\n")), sif.OptObjectName("definition"))
+	if err != nil {
+		return err
+	}
+	root, err := sif.NewDescriptorInput(sif.DataPartition, f, sif.OptObjectName("root"),
+		sif.OptPartitionMetadata(sif.FsSquash, sif.PartPrimSys, "amd64"))
+	if err != nil {
+		return err
+	}
+	img, err := sif.CreateContainerAtPath(path, sif.OptCreateDeterministic(),
+		sif.OptCreateWithLaunchScript("#!/usr/bin/env run-singularity\n"), sif.OptCreateWithDescriptors(def, root))
+	if err != nil {
+		return err
+	}
+	if signer != nil {
+		if err := sign(img, signer); err != nil {
+			img.UnloadContainer()
+			return fmt.Errorf("signing with %s: %w", hex.EncodeToString(signer.PrimaryKey.Fingerprint), err)
+		}
+	}
+	return img.UnloadContainer()
+}
+
+func sign(img *sif.FileImage, signer *openpgp.Entity) error {
+	when := signer.PrimaryKey.CreationTime.Add(time.Hour)
+	s, err := integrity.NewSigner(img, integrity.OptSignWithEntity(signer), integrity.OptSignDeterministic(),
+		integrity.OptSignWithTime(func() time.Time { return when }))
+	if err != nil {
+		return err
+	}
+	return s.Sign()
+}
