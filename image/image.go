@@ -68,8 +68,8 @@ type Verdict struct {
 
 // Verify reads the image in f, size bytes long, and returns what it found, or
 // an error that wraps one of the reasons above. It reads each object once for
-// every signature over it, MaxSignatures at most, and allocates less than
-// 1 MiB, whatever the file claims.
+// every signature over it, MaxSignatures at most, and holds a few MiB in
+// memory at most, whatever the file claims.
 func Verify(f io.ReaderAt, size int64, keys *Keys) (Verdict, error) {
 	return verify(f, size, keys, Architecture)
 }
