@@ -10,7 +10,6 @@ BIN := bin
 export CLOISTER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloister
 
 include tests/cluster/cluster.mk
-include cgo/plugin/plugin.mk
 
 .PHONY: help
 help: ## this list
@@ -35,7 +34,7 @@ test-unit: deps ## the tests that need no cluster (about 4 minutes)
 
 .PHONY: test-cluster
 test-cluster: deps ## the tests on the real cluster alone
-	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/
+	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/
 
 .PHONY: bench
 bench: deps ## hand-off, volume throughput and memory, measured side by side (about 8 minutes)
@@ -62,10 +61,30 @@ lint: deps ## gofmt, go vet, staticcheck
 	$(GO) vet -tags cluster,guest ./tests/... ./noded/...
 	$(GO) run $(STATICCHECK) ./...
 
+# The plugin is built for one release of Slurm: SLURM_HEADERS is the directory
+# that holds its slurm/spank.h.
+SLURM_HEADERS ?= /usr/include
+CLIENT := CGO_ENABLED=0 $(GO) build -trimpath
+NODE := $(GO) build -trimpath
+
 .PHONY: build
-build: plugin ## the binaries and the plugin, into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/cloister ./cmd/cloister-kms
-	$(GO) build -trimpath -o $(BIN)/ ./cmd/cloister-noded
+build: ## the binaries and the plugin, into bin/ (SLURM_HEADERS=DIR for another Slurm)
+	@mkdir -p $(BIN)
+	$(CLIENT) -o $(BIN)/ ./cmd/cloister ./cmd/cloister-kms
+	$(NODE) -o $(BIN)/ ./cmd/cloister-noded
+	$(MAKE) -s -C cgo/plugin plugin OUT=$(abspath $(BIN)) SLURM_HEADERS=$(SLURM_HEADERS)
+
+.PHONY: build-mutants
+build-mutants:
+	@mkdir -p $(BIN)
+	$(CLIENT) -tags mutants -o $(BIN)/ ./cmd/cloister ./cmd/cloister-kms
+	$(NODE) -tags mutants -o $(BIN)/ ./cmd/cloister-noded
+	$(MAKE) -s -C cgo/plugin plugin-mutants OUT=$(abspath $(BIN))/plugin SLURM_HEADERS=$(SLURM_HEADERS)
+	cp $(BIN)/plugin/mutants/cloister.so $(BIN)/cloister.so
+
+.PHONY: plugin-test
+plugin-test: deps
+	$(MAKE) -s -C cgo/plugin plugin-test OUT=$(abspath $(BIN))/plugin SLURM_HEADERS=$$($(GO) run ./tests/cluster/cmd/cluster image)/include
 
 .PHONY: clean
 clean: ## remove bin/ (the image cache stays: CLOISTER_CACHE)

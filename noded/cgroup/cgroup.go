@@ -58,6 +58,9 @@ func (j Job) dir() string {
 	return filepath.Join(Root, j.Scope, "job_"+strconv.FormatUint(uint64(j.ID), 10))
 }
 
+// Path is the job's control group relative to Root.
+func (j Job) Path() string { return strings.TrimPrefix(j.dir(), Root) }
+
 // Others lists the other Slurm jobs that have a control group on the node.
 func (j Job) Others() ([]uint32, error) {
 	entries, err := os.ReadDir(filepath.Join(Root, j.Scope))

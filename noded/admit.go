@@ -1,0 +1,236 @@
+package noded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"cloister/kms"
+	"cloister/mutant"
+	"cloister/noded/account"
+	"cloister/noded/handoff"
+	"cloister/noded/userfile"
+	"cloister/policy"
+	"cloister/sealed"
+	"cloister/sealed/signers"
+	"cloister/secret"
+
+	"go.uber.org/zap"
+)
+
+// An admission is a sealed job that was verified and may run here. Its files
+// are open; its keys are not known yet.
+type admission struct {
+	request  *handoff.Request
+	manifest *sealed.Manifest
+	script   []byte
+	user     account.Account
+	volumes  []*os.File // in the manifest's order; nil for one to be made
+	image    *os.File   // nil without one
+}
+
+func (a *admission) rights() userfile.User {
+	return userfile.User{UID: a.user.UID, GID: a.user.GID, Groups: a.user.Groups}
+}
+
+// admit decides whether the job of a launch may run. It changes nothing.
+func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, err error) {
+	a := &admission{request: r}
+	if a.user, err = account.Lookup(r.UID); err != nil {
+		return nil, refusal(err.Error(), "ask the administrator to add you to the secure nodes")
+	}
+	if err := a.user.Check(r.GID, r.Groups); err != nil {
+		return nil, refusal(err.Error(), nextAdministrator)
+	}
+	if err := d.verify(a); err != nil {
+		return nil, err
+	}
+	seen, err := d.replay.Seen(a.manifest.Job)
+	if err != nil {
+		return nil, err
+	}
+	if seen && !mutant.Removed(mutant.SingleUse) {
+		d.incident("sealed job submitted again", a)
+		return nil, refusal("this sealed job has already run here: each runs once", nextSealAgain)
+	}
+	if err := d.openFiles(ctx, a); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// verify checks signature, binding, place, time and policy, in that order:
+// nothing of the file is believed before its signature is.
+func (d *Daemon) verify(a *admission) error {
+	file, err := readScript(a.request.Script)
+	if err != nil {
+		return err
+	}
+	env, err := sealed.Parse(file)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	list, err := d.signers()
+	if err != nil {
+		return err
+	}
+	signer, err := env.Verify(list, now)
+	if err != nil {
+		return err
+	}
+	if a.manifest, a.script, err = env.Decrypt(d.identities...); err != nil {
+		return err
+	}
+	if err := sealed.CheckBinding(a.manifest, signer, a.user.Name); err != nil {
+		return err
+	}
+	if len(a.request.Arguments) == 0 {
+		return errors.New("the launch names no script")
+	}
+	return d.policy.Admit(a.manifest, policy.Facts{
+		Now:       now,
+		Nodes:     a.request.Nodes,
+		Arguments: a.request.Arguments[1:],
+	})
+}
+
+// readScript reads the spooled script from the descriptor that the plugin
+// opened. Its owner can rewrite the file at any time: what is read here is what
+// is verified and what runs.
+func readScript(f *os.File) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(f, sealed.MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the spooled script: %w", err)
+	}
+	return b, nil
+}
+
+// signers reads the list at each job, so that an administrator's change counts
+// at once.
+func (d *Daemon) signers() (*signers.List, error) {
+	b, err := os.ReadFile(d.policy.AllowedSigners)
+	if err != nil {
+		return nil, fmt.Errorf("reading the list of signers: %w", err)
+	}
+	list, err := signers.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("reading the list of signers: %w", err)
+	}
+	return list, nil
+}
+
+// openFiles opens what the job names with the user's own rights.
+func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
+	open := func(path string, mode userfile.Mode) (*os.File, error) {
+		return userfile.Open(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, path, mode)
+	}
+	a.volumes = make([]*os.File, len(a.manifest.Volumes))
+	for i, v := range a.manifest.Volumes {
+		if v.Create {
+			continue // made once the node is locked
+		}
+		mode := userfile.ReadOnly
+		if v.Mode == sealed.ReadWrite {
+			mode = userfile.ReadWrite
+		}
+		f, err := open(v.Path, mode)
+		if err != nil {
+			return refusal(fmt.Sprintf("volume %s: %v", v.Path, err), nextFile(err))
+		}
+		a.volumes[i] = f
+	}
+	if m := a.manifest.Image; m != nil {
+		f, err := open(m.Path, userfile.ReadOnly)
+		if err != nil {
+			return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextFile(err))
+		}
+		a.image = f
+	}
+	return nil
+}
+
+func nextFile(err error) string {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "put the file where the job names it, relative to the directory you submit from, and submit again"
+	case errors.Is(err, os.ErrExist):
+		return "the job makes this volume anew: move the old file away and submit again"
+	case errors.Is(err, os.ErrPermission):
+		return "give yourself the right to open the file and submit again"
+	}
+	return "check the file and submit again"
+}
+
+func (a *admission) close() {
+	for _, f := range a.volumes {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if a.image != nil {
+		a.image.Close()
+	}
+}
+
+// redeem gets the job key, once, and opens the manifest's secrets with it.
+func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, error) {
+	m := a.manifest
+	askedBefore, err := d.replay.Asked(m.Job, m.Expires)
+	if err != nil {
+		return nil, err
+	}
+	key, err := d.kms.Redeem(ctx, token(m.Tokens[0]))
+	if errors.Is(err, kms.ErrUsed) && askedBefore {
+		// This node asked and never saw the answer: that is what the spare is for.
+		d.log.Warn("an answer of the KMS was lost, using the spare token", zap.String("job", m.Job))
+		key, err = d.kms.Redeem(ctx, token(m.Spare))
+	}
+	if err != nil {
+		return nil, d.redemptionFailed(a, askedBefore, err)
+	}
+	defer key.Wipe()
+	if !mutant.Removed(mutant.SingleUse) {
+		if err := d.replay.Claim(m.Job, m.Expires); err != nil {
+			return nil, err
+		}
+	}
+	return sealed.OpenSecrets(m.Secrets, key, m.Job)
+}
+
+func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {
+	if !kms.MaybeSpent(err) && !askedBefore {
+		if undo := d.replay.NotAsked(a.manifest.Job); undo != nil {
+			return errors.Join(err, undo)
+		}
+	}
+	if errors.Is(err, kms.ErrUsed) || errors.Is(err, kms.ErrForeign) {
+		d.incident("token gone before this node used it", a)
+		return refusal("the job's single-use token is gone: this sealed job ran before, or somebody took the token", "if you did not submit it before, tell your security officer; then seal the script again")
+	}
+	return refusal(err.Error(), strings.TrimSuffix(kmsHint(err), "."))
+}
+
+// kmsHint says what the researcher does; kms.Hint speaks to whoever holds the
+// site file.
+func kmsHint(err error) string {
+	if errors.Is(err, kms.ErrUnreachable) {
+		return "nothing was used up: submit the same sealed job again when the key server is back"
+	}
+	return kms.Hint(err)
+}
+
+func token(s string) secret.Bytes { return secret.New([]byte(s)) }
+
+// refusal is what the user reads in the job's output file.
+func refusal(cause, next string) error { return &sealed.Refusal{Cause: cause, Next: next} }
+
+const (
+	nextSealAgain     = "seal the script again and submit the new file"
+	nextAdministrator = "ask the cluster's administrator"
+)

@@ -1,0 +1,93 @@
+package noded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"cloister/noded/handoff"
+	"cloister/noded/session"
+
+	"go.uber.org/zap"
+)
+
+// The names under which a session's descriptors are in systemd's store. There
+// is one session at a time, so they need no number.
+const (
+	keptLifeline = "cloister-lifeline"
+	keptMount    = "cloister-mount"
+	keptIPC      = "cloister-ipc"
+)
+
+// keep gives systemd what a restarted noded needs to go on with the session.
+func (d *Daemon) keep(c *handoff.Conn, l *live) error {
+	life, err := c.File()
+	if err != nil {
+		return err
+	}
+	defer life.Close()
+	return errors.Join(d.systemd.Keep(keptLifeline, life), d.systemd.Keep(keptMount, l.view.Mount), d.systemd.Keep(keptIPC, l.view.IPC))
+}
+
+func (d *Daemon) forget() {
+	for _, name := range []string{keptLifeline, keptMount, keptIPC} {
+		d.systemd.Forget(name)
+	}
+}
+
+// recover finishes what a predecessor left: a session whose job runs and
+// whose lifeline is here goes on, every other one is undone before the first
+// launch is answered.
+func (d *Daemon) recover(ctx context.Context, kept []*os.File) error {
+	defer func() {
+		for _, f := range kept {
+			f.Close()
+		}
+	}()
+	records, err := d.journal.Load()
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		log := d.log.With(zap.Uint32("job", r.Job), zap.String("session", r.ID), zap.String("user", r.User))
+		life := slices.IndexFunc(kept, func(f *os.File) bool { return f.Name() == keptLifeline })
+		if slices.Contains(r.Begun, stepRun) && !r.Releasing && life >= 0 {
+			c, err := handoff.Adopt(kept[life])
+			if err == nil {
+				log.Info("going on with a session after a restart")
+				if err := d.lockNetwork(ctx); err != nil { // whatever happened meanwhile
+					return err
+				}
+				l := &live{slurmJob: r.Job, record: r}
+				d.take(l)
+				d.adopted.Go(func() { d.goOn(ctx, c, l, log) })
+				continue
+			}
+			log.Error("adopting a session", zap.Error(err))
+		}
+		log.Warn("undoing a session that a predecessor left")
+		if err := session.Undo(d.journal, r, d.steps(&live{record: r}, nil)); err != nil {
+			d.fence(log, fmt.Errorf("undoing session %s: %w", r.ID, err))
+		}
+	}
+	if d.busy == nil {
+		d.forget()
+	}
+	return ctx.Err()
+}
+
+// goOn waits for the end of an adopted session.
+func (d *Daemon) goOn(ctx context.Context, c *handoff.Conn, l *live, log *zap.Logger) {
+	defer c.Close()
+	end, err := c.WaitEnd(ctx)
+	if ctx.Err() != nil {
+		log.Info("noded ends, the job goes on")
+		return
+	}
+	outcome{end, err}.log(log)
+	d.finish(c, l, d.steps(l, nil), log)
+	d.release(l)
+	d.status()
+}

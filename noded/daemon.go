@@ -1,0 +1,178 @@
+// Package noded is the node daemon: it takes launches from Slurm's plugin,
+// admits sealed jobs, locks the node, opens volumes in a job view, and undoes
+// it all when the job ends, however it ends.
+//
+// It serves one session at a time: a secure job has its node to itself. What
+// it cannot verify it refuses; what it cannot undo leaves the node locked and
+// drained. It decides nothing that package policy can decide on values.
+package noded
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"cloister/kms"
+	"cloister/noded/handoff"
+	"cloister/noded/lockdown"
+	"cloister/noded/replay"
+	"cloister/noded/session"
+	"cloister/policy"
+
+	"filippo.io/age"
+	"go.uber.org/zap"
+)
+
+// Config is what a Daemon is made from. Every field is needed.
+type Config struct {
+	Policy     *policy.Policy
+	Identities []age.Identity
+	KMS        *kms.Client
+	// Node is this node's Slurm name.
+	Node string
+	// Faults say why this node may not serve at all (package nodecheck).
+	Faults  []string
+	Journal *session.Journal
+	Replay  *replay.Store
+	// RunDir is a directory on tmpfs, for root alone.
+	RunDir string
+	Log    *zap.Logger
+	// Systemd keeps descriptors across restarts and shows the status.
+	Systemd Systemd
+	// Drain takes the node out of Slurm's service.
+	Drain func(ctx context.Context, reason string) error
+}
+
+// A Daemon is one node's daemon.
+type Daemon struct {
+	policy     *policy.Policy
+	identities []age.Identity
+	kms        *kms.Client
+	node       string
+	faults     []string
+	journal    *session.Journal
+	replay     *replay.Store
+	runDir     string
+	log        *zap.Logger
+	systemd    Systemd
+	drain      func(context.Context, string) error
+	lock       lockdown.Lock
+	filter     lockdown.Filter
+	doors      lockdown.Doors
+	adopted    sync.WaitGroup
+
+	mu sync.Mutex
+	// busy is what the node is taken by: a session, from its first look at
+	// the script to the end of its undo.
+	busy *live
+	// fenced says why the node was given up, "" if it was not.
+	fenced string
+	// passed holds the slurmstepds of ordinary steps that were let through.
+	passed map[int]uint32
+	// unwatch ends the watch over the packet filter, nil while there is none.
+	unwatch func()
+}
+
+// New makes a daemon. It does not touch the node before Start.
+func New(c Config) *Daemon {
+	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, faults: c.Faults, journal: c.Journal,
+		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, drain: c.Drain, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}}
+}
+
+// Start brings the node to where it must be before the first launch is
+// answered: a dedicated node locked, sessions of a predecessor adopted or
+// undone.
+func (d *Daemon) Start(ctx context.Context, kept []*os.File) error {
+	if n, err := d.replay.Purge(time.Now()); err != nil {
+		return err
+	} else if n > 0 {
+		d.log.Info("forgot jobs that expired", zap.Int("count", n))
+	}
+	for _, f := range d.faults {
+		d.log.Error("this node is not what a secure node must be, all launches are refused", zap.String("fault", f))
+	}
+	if d.dedicated() {
+		if err := d.lockForGood(ctx); err != nil {
+			return fmt.Errorf("locking a dedicated node: %w", err)
+		}
+	}
+	return d.recover(ctx, kept)
+}
+
+func (d *Daemon) dedicated() bool { return d.policy.Class == policy.Dedicated }
+
+// lockForGood locks a dedicated node. What it finds before is of no interest:
+// it is never opened again but by a boot without Cloister.
+func (d *Daemon) lockForGood(ctx context.Context) error {
+	if err := d.lockNetwork(ctx); err != nil {
+		return err
+	}
+	doors, err := d.doors.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	return d.doors.Close(ctx, doors)
+}
+
+// lockNetwork puts the packet filter in force and has it watched.
+func (d *Daemon) lockNetwork(ctx context.Context) error {
+	if err := d.filter.Apply(ctx, d.lock); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unwatch != nil {
+		return nil
+	}
+	// The watch must outlive the launch that began it.
+	watched, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	d.unwatch = func() { cancel(); <-done }
+	go func() {
+		defer close(done)
+		err := d.filter.Watch(watched, d.lock, func(what string) {
+			d.log.Error("incident: the packet filter was changed and is put back", zap.String("found", what))
+		})
+		if err != nil {
+			d.fence(d.log, fmt.Errorf("the packet filter can no longer be watched: %w", err))
+		}
+	}()
+	return nil
+}
+
+// openNetwork takes the packet filter away. It is safe to call twice.
+func (d *Daemon) openNetwork(ctx context.Context) error {
+	d.mu.Lock()
+	unwatch := d.unwatch
+	d.unwatch = nil
+	d.mu.Unlock()
+	if unwatch != nil {
+		unwatch()
+	}
+	return d.filter.Release(ctx)
+}
+
+// Serve answers launches until ctx ends. A running session goes on without
+// the daemon: its descriptors are in systemd's store.
+func (d *Daemon) Serve(ctx context.Context, s *handoff.Server) error {
+	d.status()
+	defer d.adopted.Wait()
+	return s.Serve(ctx, d.launch)
+}
+
+func (d *Daemon) status() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	text := "idle"
+	switch {
+	case d.fenced != "":
+		text = "fenced: " + d.fenced
+	case len(d.faults) > 0:
+		text = "refusing all launches: " + d.faults[0]
+	case d.busy != nil:
+		text = fmt.Sprintf("secure job %d", d.busy.slurmJob)
+	}
+	d.systemd.Status(text)
+}

@@ -1,0 +1,97 @@
+package noded
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"cloister/image"
+
+	"golang.org/x/sys/unix"
+)
+
+// takeImage copies the image into memory that only the node can write, then
+// verifies the copy: the file on the shared file system could change between
+// the check and its use.
+func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
+	if a.image == nil {
+		return nil
+	}
+	m := a.manifest.Image
+	if m.Size > int64(d.policy.Images.MaxSize) {
+		return refusal(fmt.Sprintf("image %s has %d bytes, this node's policy allows %d", m.Path, m.Size, d.policy.Images.MaxSize), nextAdministrator)
+	}
+	keys, err := d.imageKeys()
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("making room for the image: %w", err)
+	}
+	// A page for the directory besides the image itself.
+	const slack = 1 << 20
+	if err := unix.Mount("cloister-image", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=0700,size=%d", m.Size+slack)); err != nil {
+		return fmt.Errorf("making room for the image: %w", err)
+	}
+	path := filepath.Join(dir, "image.sif")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("copying the image: %w", err)
+	}
+	defer f.Close()
+	n, err := io.Copy(f, io.LimitReader(a.image, m.Size+1))
+	if err != nil {
+		return fmt.Errorf("copying the image: %w", err)
+	}
+	if n != m.Size {
+		return refusal(fmt.Sprintf("image %s is not the one that was sealed: its size differs", m.Path), nextImage)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("reading the image: %w", err)
+	}
+	sum, err := image.Digest(f)
+	if err != nil {
+		return fmt.Errorf("reading the image: %w", err)
+	}
+	if sum != m.SHA256 {
+		return refusal(fmt.Sprintf("image %s is not the one that was sealed: its SHA-256 differs", m.Path), nextImage)
+	}
+	if _, err := image.Verify(f, m.Size, keys); err != nil {
+		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), "have the image signed (apptainer sign) with a key that this cluster accepts, and seal the script again")
+	}
+	l.imageFile = path
+	return nil
+}
+
+const nextImage = "put back the image that the job was sealed with, or seal the script again"
+
+// imageKeysLimit bounds the key file, in bytes.
+const imageKeysLimit = 1 << 20
+
+func (d *Daemon) imageKeys() (*image.Keys, error) {
+	f, err := os.Open(d.policy.Images.KeysFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the keys that images must be signed with: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, imageKeysLimit+1))
+	if err != nil || len(b) > imageKeysLimit {
+		return nil, fmt.Errorf("reading the keys that images must be signed with: more than %d bytes, or %w", imageKeysLimit, err)
+	}
+	return image.ParseKeys(b)
+}
+
+// removeScratch gives the image's memory back. It is safe to call twice, and
+// when nothing was made.
+func removeScratch(dir string) error {
+	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("removing the image's copy: %w", err)
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the image's copy: %w", err)
+	}
+	return nil
+}

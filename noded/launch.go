@@ -1,0 +1,284 @@
+package noded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"cloister/noded/cgroup"
+	"cloister/noded/handoff"
+	"cloister/noded/session"
+	"cloister/sealed"
+
+	"go.uber.org/zap"
+)
+
+// admitLimit bounds what comes before the first line of a job, below the two
+// minutes that the plugin waits.
+const admitLimit = 110 * time.Second
+
+// launch answers one launch and, for an admitted job, stays until its end.
+func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
+	r := &c.Request
+	log := d.log.With(zap.Uint32("job", r.Job), zap.Uint32("step", r.Step), zap.Uint32("uid", r.UID))
+	if reason := d.unfit(); reason != "" {
+		d.refuse(c, log, "admit", refusal(reason, "ask the administrator; on the node: journalctl -u cloister-noded"))
+		return
+	}
+	if !r.Secure || !r.Batch() {
+		d.ordinary(c, log)
+		return
+	}
+	l := &live{slurmJob: r.Job}
+	if !d.take(l) {
+		d.refuse(c, log, "admit", refusal("another secure job has this node", "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive"))
+		return
+	}
+	d.status()
+	d.run(ctx, c, l, log)
+	d.release(l)
+	d.status()
+}
+
+func (d *Daemon) unfit() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fenced != "" {
+		return "this node is out of service: " + d.fenced
+	}
+	if len(d.faults) > 0 {
+		return "this node is not set up to run secure jobs: " + d.faults[0]
+	}
+	return ""
+}
+
+func (d *Daemon) take(l *live) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.busy != nil {
+		return false
+	}
+	d.busy = l
+	return true
+}
+
+func (d *Daemon) release(l *live) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.busy == l {
+		d.busy = nil
+	}
+}
+
+// ordinary answers a step that brings no sealed job: refused on a dedicated
+// node and beside a session, let through on an idle on-demand node.
+func (d *Daemon) ordinary(c *handoff.Conn, log *zap.Logger) {
+	r := &c.Request
+	d.mu.Lock()
+	busy := d.busy
+	pass := busy == nil && !d.dedicated() && !r.Secure
+	if pass {
+		d.passed[c.PID()] = r.Job
+	}
+	d.mu.Unlock()
+	switch {
+	case pass:
+		if err := d.markUnsigned(); err != nil {
+			d.refuse(c, log, "admit", err)
+			return
+		}
+		if err := c.Pass(); err != nil {
+			log.Warn("answering a launch", zap.Error(err))
+		}
+	case busy != nil && busy.slurmJob == r.Job:
+		log.Warn("incident: a step was started into a secure job")
+		d.refuse(c, log, "admit", refusal("job steps (srun) in or into a secure job are refused", "start programs from the script without srun"))
+	case busy != nil:
+		d.refuse(c, log, "admit", refusal("a secure job has this node to itself", "submit to another node, or wait until it ends"))
+	case r.Secure:
+		d.refuse(c, log, "admit", refusal("only batch jobs can be sealed", "write a batch script, seal it, and submit it with sbatch --secure"))
+	default:
+		d.refuse(c, log, "admit", refusal("this node runs sealed jobs only", "seal the script and submit it with sbatch --secure, or use another partition"))
+	}
+}
+
+// unsignedMark is a file on tmpfs which says that a step without a sealed job
+// ran since boot.
+const unsignedMark = "unsigned-step-since-boot"
+
+func (d *Daemon) markUnsigned() error {
+	f, err := os.OpenFile(d.path(unsignedMark), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("noting an ordinary step: %w", err)
+	}
+	return f.Close()
+}
+
+// alone refuses while anything else of Slurm's is on an on-demand node.
+func (d *Daemon) alone(job cgroup.Job) error {
+	if d.dedicated() {
+		return nil
+	}
+	others, err := job.Others()
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return refusal(fmt.Sprintf("job %d is on this node too", others[0]), "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for pid, id := range d.passed {
+		if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err != nil {
+			delete(d.passed, pid)
+		} else if id != job.ID {
+			return refusal(fmt.Sprintf("job %d is on this node too", id), "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive")
+		}
+	}
+	if d.policy.RequireFreshBoot {
+		if _, err := os.Stat(d.path(unsignedMark)); err == nil {
+			return refusal("ordinary jobs ran on this node since it booted, and its policy wants a fresh boot", "ask the administrator to reboot the node, or use a dedicated one")
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("looking for ordinary steps: %w", err)
+		}
+	}
+	return nil
+}
+
+// run admits the job, waits for its end and undoes everything. If ctx ends
+// while the job runs, the session is left as it is for the next noded.
+func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Logger) {
+	started := time.Now()
+	setup, cancel := context.WithTimeoutCause(ctx, admitLimit, errors.New("the launch took too long"))
+	defer cancel()
+	// When slurmstepd dies, nothing of the job may start any more.
+	ended := make(chan outcome, 1)
+	go func() {
+		end, err := c.WaitEnd(ctx)
+		ended <- outcome{end, err}
+		cancel()
+	}()
+	a, group, err := d.consider(setup, c)
+	if err != nil {
+		d.refuse(c, log, "admit", err)
+		return
+	}
+	defer a.close()
+	log = log.With(zap.String("session", a.manifest.Job), zap.String("user", a.user.Name))
+	log.Info("admitted", zap.Duration("took", time.Since(started)))
+	l.record = &session.Record{ID: a.manifest.Job, Job: l.slurmJob, Stepd: c.PID(), UID: a.user.UID, GID: a.user.GID, User: a.user.Name, Cgroup: group, Started: started.UTC()}
+	steps := d.steps(l, a)
+	if err := session.Run(setup, d.journal, l.record, steps); err != nil {
+		d.failed(c, log, err)
+		return
+	}
+	if err := d.keep(c, l); err != nil {
+		d.failed(c, log, errors.Join(err, d.undo(l, steps)))
+		return
+	}
+	if err := c.Admit(d.answer(a, l.view)); err != nil {
+		log.Warn("slurmstepd went away before the job started", zap.Error(err))
+		d.finish(c, l, steps, log)
+		return
+	}
+	log.Info("started", zap.Duration("took", time.Since(started)))
+	o := <-ended
+	if ctx.Err() != nil {
+		log.Info("noded ends, the job goes on")
+		return
+	}
+	o.log(log)
+	d.finish(c, l, steps, log)
+}
+
+// An outcome is how slurmstepd said that a job ended, or that it did not say.
+type outcome struct {
+	end handoff.End
+	err error
+}
+
+func (o outcome) log(log *zap.Logger) {
+	if o.end.Died || o.err != nil {
+		log.Warn("slurmstepd is gone, ending the job", zap.Error(o.err))
+		return
+	}
+	log.Info("ended", zap.Int("status", o.end.Status))
+}
+
+// consider admits the job if it may run and the node is free for it.
+func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgroup.Job, error) {
+	group, err := cgroup.OfStepd(c.PID(), c.Request.Job)
+	if err != nil {
+		return nil, group, err
+	}
+	if err := d.alone(group); err != nil {
+		return nil, group, err
+	}
+	a, err := d.admit(ctx, &c.Request)
+	return a, group, err
+}
+
+// finish undoes a session and tells slurmstepd, if it is still there.
+func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, log *zap.Logger) {
+	began := time.Now()
+	if err := d.undo(l, steps); err != nil {
+		d.fence(log, err)
+		_ = c.Fenced("the node could not be cleaned and was taken out of service; your data stays locked in", "tell the administrator: "+d.node+" is drained")
+		return
+	}
+	log.Info("released", zap.Duration("took", time.Since(began)))
+	_ = c.Released("the secure session ended; volumes closed, keys wiped")
+}
+
+func (d *Daemon) undo(l *live, steps []session.Step) error {
+	defer d.forget()
+	return session.Undo(d.journal, l.record, steps)
+}
+
+// failed answers a launch whose steps failed and were undone.
+func (d *Daemon) failed(c *handoff.Conn, log *zap.Logger, err error) {
+	var fence *session.FenceError
+	if errors.As(err, &fence) {
+		d.fence(log, fence)
+	}
+	phase := "admit"
+	var step *session.StepError
+	if errors.As(err, &step) {
+		phase = step.Step
+	}
+	d.refuse(c, log, phase, err)
+}
+
+// refuse sends the user one cause and one next step. Errors that are not
+// refusals are the node's own trouble; their text may name the node's files,
+// never a secret.
+func (d *Daemon) refuse(c *handoff.Conn, log *zap.Logger, phase string, err error) {
+	cause, next := err.Error(), "tell the administrator: journalctl -u cloister-noded on "+d.node
+	var known *sealed.Refusal
+	if errors.As(err, &known) {
+		cause, next = known.Cause, known.Next
+	}
+	log.Warn("refused", zap.String("phase", phase), zap.String("cause", cause), zap.Error(err))
+	if err := c.Refuse("refused in phase "+phase+": "+cause, "next: "+next); err != nil {
+		log.Warn("answering a launch", zap.Error(err))
+	}
+}
+
+func (d *Daemon) fence(log *zap.Logger, err error) {
+	d.mu.Lock()
+	d.fenced = "its last secure session could not be undone"
+	d.mu.Unlock()
+	log.Error("incident: the node stays locked and is drained", zap.Error(err))
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := d.drain(ctx, "cloister: a secure session could not be undone, see journalctl -u cloister-noded"); err != nil {
+		log.Error("draining the node", zap.Error(err))
+	}
+}
+
+func (d *Daemon) incident(what string, a *admission) {
+	d.log.Error("incident: "+what, zap.Uint32("job", a.request.Job), zap.String("user", a.user.Name), zap.String("session", a.manifest.Job))
+}

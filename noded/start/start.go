@@ -1,0 +1,205 @@
+// Package start brings noded up: it reads the node's files, checks the node
+// and connects the daemon with systemd. It decides nothing.
+package start
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cloister/kms"
+	"cloister/noded"
+	"cloister/noded/handoff"
+	"cloister/noded/nodecheck"
+	"cloister/noded/replay"
+	"cloister/noded/session"
+	"cloister/policy"
+
+	"filippo.io/age"
+	"github.com/coreos/go-systemd/v22/activation"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// Config says where the node's files are.
+type Config struct {
+	PolicyFile, RunDir, StateDir string
+	// Node is the Slurm node name; the host's short name if empty.
+	Node      string
+	CheckOnly bool
+}
+
+// kmsTimeout bounds one redemption, both of its requests together.
+const kmsTimeout = 20 * time.Second
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, c Config) error {
+	p, err := readPolicy(c.PolicyFile)
+	if err != nil {
+		return err
+	}
+	faults := nodecheck.Node{Class: string(p.Class)}.Check()
+	if c.CheckOnly {
+		for _, f := range faults {
+			fmt.Println(f)
+		}
+		if len(faults) > 0 {
+			return fmt.Errorf("%d things are wrong with this node", len(faults))
+		}
+		fmt.Println("nothing is wrong with this node")
+		return nil
+	}
+	// No part of this process may reach a disk or another process's eyes.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbidding core dumps: %w", err)
+	}
+	log, err := zap.NewProduction(zap.AddStacktrace(zap.DPanicLevel), zap.WithCaller(false))
+	if err != nil {
+		return fmt.Errorf("starting the log: %w", err)
+	}
+	defer log.Sync()
+	d, err := build(c, p, faults, log)
+	if err != nil {
+		return err
+	}
+	listener, kept, err := inherited()
+	if err != nil {
+		return err
+	}
+	server, err := handoff.NewServer(listener, log)
+	if err != nil {
+		return err
+	}
+	if err := d.Start(ctx, kept); err != nil {
+		return err
+	}
+	if err := (noded.Notifier{}).Ready(); err != nil {
+		return fmt.Errorf("telling systemd that noded is ready: %w", err)
+	}
+	return d.Serve(ctx, server)
+}
+
+func build(c Config, p *policy.Policy, faults []string, log *zap.Logger) (*noded.Daemon, error) {
+	ids, err := identities()
+	if err != nil {
+		return nil, err
+	}
+	ca, err := os.ReadFile(p.KMS.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the KMS's CA: %w", err)
+	}
+	client, err := kms.New(kms.Config{Address: p.KMS.Address, CAPEM: ca, Timeout: kmsTimeout})
+	if err != nil {
+		return nil, err
+	}
+	if c.Node == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("asking for the host name: %w", err)
+		}
+		c.Node, _, _ = strings.Cut(host, ".")
+	}
+	journal, err := session.OpenJournal(filepath.Join(c.RunDir, "sessions"))
+	if err != nil {
+		return nil, err
+	}
+	seen, err := replay.Open(filepath.Join(c.StateDir, "jobs"))
+	if err != nil {
+		return nil, err
+	}
+	return noded.New(noded.Config{
+		Policy: p, Identities: ids, KMS: client, Node: c.Node, Faults: faults, Journal: journal, Replay: seen,
+		RunDir: c.RunDir, Log: log, Systemd: noded.Notifier{}, Drain: drainer(c.Node),
+	}), nil
+}
+
+func readPolicy(path string) (*policy.Policy, error) {
+	b, err := readBounded(path, policy.MaxSize)
+	if err != nil {
+		return nil, fmt.Errorf("reading the policy: %w", err)
+	}
+	p, err := policy.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("reading the policy %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// identityLimit bounds the identity file, in bytes; a hybrid identity has
+// fewer than 200.
+const identityLimit = 16 << 10
+
+// identities reads the credential that systemd puts where noded alone sees it.
+func identities() ([]age.Identity, error) {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return nil, errors.New("no credentials: start cloister-noded.service, which loads the node's identity")
+	}
+	b, err := readBounded(filepath.Join(dir, "identity"), identityLimit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the node's identity: %w", err)
+	}
+	defer clear(b)
+	ids, err := age.ParseIdentities(strings.NewReader(string(b)))
+	if err != nil {
+		return nil, errors.New("the node's identity is not an age identity file (cloister node keygen makes one)")
+	}
+	for _, id := range ids {
+		if _, ok := id.(*age.HybridIdentity); !ok {
+			return nil, errors.New("the node's identity is not a hybrid (post-quantum) one: age-keygen -pq")
+		}
+	}
+	return ids, nil
+}
+
+func readBounded(path string, limit int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return b, nil
+}
+
+// socketName is what systemd calls the descriptor of the socket unit.
+const socketName = "cloister-noded.socket"
+
+// inherited returns the listening socket and what a predecessor kept.
+func inherited() (listener *os.File, kept []*os.File, err error) {
+	for _, f := range activation.Files(true) {
+		if f.Name() == socketName {
+			listener = f
+		} else {
+			kept = append(kept, f)
+		}
+	}
+	if listener == nil {
+		return nil, nil, errors.New("no socket from systemd: start cloister-noded.socket first")
+	}
+	return listener, kept, nil
+}
+
+// drainer asks Slurm to give the node no more jobs. Slurm's clients retry for
+// minutes, so the caller's context must end.
+func drainer(node string) func(context.Context, string) error {
+	return func(ctx context.Context, reason string) error {
+		out, err := exec.CommandContext(ctx, "scontrol", "update", "nodename="+node, "state=drain", "reason="+reason).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("scontrol: %w: %s", err, strings.TrimSpace(string(out)))
+		}
+		return nil
+	}
+}

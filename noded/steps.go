@@ -1,0 +1,231 @@
+package noded
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"cloister/noded/handoff"
+	"cloister/noded/jobview"
+	"cloister/noded/lockdown"
+	"cloister/noded/session"
+	"cloister/noded/unlock"
+	"cloister/noded/userfile"
+	"cloister/sealed"
+
+	"go.uber.org/zap"
+)
+
+// The steps of a session, in order. The node is locked before the key is
+// asked for, so that keys never exist on a node that others can reach.
+const (
+	stepImage  = "image"
+	stepLock   = session.Lock
+	stepKeys   = "keys"
+	stepUnlock = "unlock"
+	stepView   = "view"
+	stepRun    = "run"
+)
+
+// A live session is what exists of one in this process besides its record.
+type live struct {
+	slurmJob uint32
+	record   *session.Record
+	locked   bool // guarded by Daemon.mu
+
+	imageFile string // the verified copy, "" without one
+	secrets   *sealed.Secrets
+	opened    []*unlock.Opened
+	view      *jobview.View
+}
+
+// steps pairs what a session does with how it is undone. For a predecessor's
+// session there is no admission: only the undo halves are used then, which
+// work from the record.
+func (d *Daemon) steps(l *live, a *admission) []session.Step {
+	dir := d.path("session-" + l.record.ID)
+	return []session.Step{
+		{
+			Name: stepImage,
+			Do:   func(context.Context, session.Saver) error { return d.takeImage(dir, l, a) },
+			Undo: func(context.Context) error { return removeScratch(dir) },
+		},
+		{
+			Name: stepLock,
+			Do:   func(ctx context.Context, save session.Saver) error { return d.lockNode(ctx, l, save) },
+			Undo: func(ctx context.Context) error { return d.openNode(ctx, l) },
+		},
+		{
+			Name: stepKeys,
+			Do: func(ctx context.Context, _ session.Saver) (err error) {
+				l.secrets, err = d.redeem(ctx, a)
+				return err
+			},
+			Undo: func(context.Context) error { l.wipe(); return nil },
+		},
+		{
+			Name: stepUnlock,
+			Do: func(ctx context.Context, _ session.Saver) error {
+				defer l.wipe() // the kernel has the keys now, or nobody
+				return d.openVolumes(ctx, l, a)
+			},
+			Undo: func(ctx context.Context) error {
+				l.closeMounts()
+				return unlock.Close(ctx, l.record.ID)
+			},
+		},
+		{
+			Name: stepView,
+			Do:   func(ctx context.Context, _ session.Saver) error { return d.buildView(ctx, l, a) },
+			Undo: func(context.Context) error { l.closeView(); return nil },
+		},
+		{
+			// Last begun, first undone: nothing of the job is left before
+			// anything else is taken back.
+			Name: stepRun,
+			Do:   func(context.Context, session.Saver) error { return nil },
+			Undo: func(ctx context.Context) error { return l.record.Cgroup.Kill(ctx) },
+		},
+	}
+}
+
+// lockNode closes the network and the doors, and ends what others run here.
+func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) error {
+	doors, err := d.doors.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	if l.record.Doors, err = json.Marshal(doors); err != nil {
+		return fmt.Errorf("recording the doors: %w", err)
+	}
+	if err := save(); err != nil {
+		return err
+	}
+	if err := d.lockNetwork(ctx); err != nil {
+		return err
+	}
+	if err := d.doors.Close(ctx, doors); err != nil {
+		return err
+	}
+	ended, err := lockdown.EndForeign(ctx, l.record.UID, l.record.Cgroup.Path())
+	for _, p := range ended {
+		d.log.Info("ended a process that does not belong to the job", zap.Stringer("process", p))
+	}
+	return err
+}
+
+// openNode puts an on-demand node back as it was. A dedicated one stays
+// locked.
+func (d *Daemon) openNode(ctx context.Context, l *live) error {
+	if d.dedicated() {
+		return nil
+	}
+	var doors lockdown.DoorState
+	if len(l.record.Doors) > 0 {
+		if err := json.Unmarshal(l.record.Doors, &doors); err != nil {
+			return fmt.Errorf("reading the doors in the journal: %w", err)
+		}
+	}
+	return errors.Join(d.openNetwork(ctx), d.doors.Open(ctx, doors))
+}
+
+// openVolumes makes the results volumes and opens all of them.
+func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
+	for i, v := range a.manifest.Volumes {
+		keys := l.secrets.Volumes[i]
+		if v.Create {
+			f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.PayloadOffset+v.Pinned.PayloadSize)
+			if err != nil {
+				return refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
+			}
+			a.volumes[i] = f
+		}
+		o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
+			Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
+			ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
+		})
+		if err != nil {
+			if v.Create {
+				err = errors.Join(err, userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]))
+			}
+			return refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
+		}
+		l.opened = append(l.opened, o)
+	}
+	return nil
+}
+
+func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err error) {
+	spec := jobview.Spec{
+		UID: a.user.UID, GID: a.user.GID, Home: a.user.Home, Cwd: a.request.Cwd,
+		Hidden: d.policy.View.Hidden, TmpSize: int64(d.policy.View.TmpSize), Devices: d.policy.View.Devices,
+		ScriptPath: a.request.Arguments[0], Script: a.script,
+	}
+	for i, v := range a.manifest.Volumes {
+		spec.Volumes = append(spec.Volumes, jobview.Mount{Source: l.opened[i].Mount, Target: v.Mount})
+	}
+	if m := a.manifest.Image; m != nil {
+		target := m.Mount
+		if target == "" {
+			target = m.Path
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(a.request.Cwd, target)
+		}
+		spec.ImagePath, spec.Image = target, l.imageFile
+	}
+	l.view, err = jobview.Build(ctx, spec)
+	return err
+}
+
+// answer is what the plugin gets for an admitted job.
+func (d *Daemon) answer(a *admission, v *jobview.View) handoff.Admission {
+	env := map[string]string{
+		"USER": a.user.Name, "LOGNAME": a.user.Name, "SHELL": "/bin/sh",
+		"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "TMPDIR": "/tmp",
+	}
+	for name, value := range a.manifest.Environment {
+		env[name] = value
+	}
+	out := handoff.Admission{
+		Home: a.user.Home, Cwd: a.request.Cwd, MountNS: v.Mount, IPCNS: v.IPC,
+		Stdout: d.expand(a.manifest.Stdout, a), Stderr: d.expand(a.manifest.Stderr, a),
+		Messages: []string{"running in a secure session; output goes to " + d.expand(a.manifest.Stdout, a) + " in the volume"},
+	}
+	for name, value := range env {
+		out.Env = append(out.Env, name+"="+value)
+	}
+	return out
+}
+
+// expand fills in the patterns that sealed.CheckOutput allows, which mean what
+// they mean to sbatch.
+func (d *Daemon) expand(pattern string, a *admission) string {
+	return strings.NewReplacer("%%", "%", "%j", strconv.FormatUint(uint64(a.request.Job), 10), "%N", d.node, "%x", "job").Replace(pattern)
+}
+
+func (d *Daemon) path(name string) string { return filepath.Join(d.runDir, name) }
+
+func (l *live) wipe() {
+	if l.secrets != nil {
+		l.secrets.Wipe()
+	}
+}
+
+func (l *live) closeMounts() {
+	for _, o := range l.opened {
+		o.Mount.Close()
+	}
+	l.opened = nil
+}
+
+func (l *live) closeView() {
+	if l.view != nil {
+		l.view.Close()
+		l.view = nil
+	}
+}

@@ -1,0 +1,67 @@
+package noded
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+)
+
+// Systemd is what a Daemon asks of the service manager.
+type Systemd interface {
+	// Status shows one line in systemctl status.
+	Status(text string)
+	// Keep puts a descriptor into the store under a name; it comes back as
+	// one of the files of the next start.
+	Keep(name string, f *os.File) error
+	// Forget takes what is kept under a name out of the store.
+	Forget(name string)
+}
+
+// Notifier speaks sd_notify(3) over $NOTIFY_SOCKET.
+type Notifier struct{}
+
+// Ready tells that launches are answered from now on.
+func (Notifier) Ready() error {
+	sent, err := daemon.SdNotify(false, daemon.SdNotifyReady)
+	if err == nil && !sent {
+		return nil // started by hand
+	}
+	return err
+}
+
+// Status implements Systemd. A status line that is lost harms nobody.
+func (Notifier) Status(text string) {
+	_, _ = daemon.SdNotify(false, "STATUS="+strings.ReplaceAll(text, "\n", " "))
+}
+
+// Keep implements Systemd. go-systemd has no call that passes descriptors.
+func (Notifier) Keep(name string, f *os.File) error {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil // started by hand: nothing survives a restart
+	}
+	if path[0] == '@' {
+		path = "\x00" + path[1:]
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("keeping a descriptor in systemd's store: %w", err)
+	}
+	defer c.Close()
+	// FDPOLL=0: systemd would drop a lifeline whose peer died, and with it
+	// the next noded's way to notice.
+	_, _, err = c.WriteMsgUnix([]byte("FDSTORE=1\nFDPOLL=0\nFDNAME="+name), unix.UnixRights(int(f.Fd())), nil)
+	if err != nil {
+		return fmt.Errorf("keeping a descriptor in systemd's store: %w", err)
+	}
+	return nil
+}
+
+// Forget implements Systemd. A stale descriptor is closed by the next start.
+func (Notifier) Forget(name string) {
+	_, _ = daemon.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name)
+}
