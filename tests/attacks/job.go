@@ -1,0 +1,142 @@
+package attacks
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+// changedByte alters what sbatch reads, which is signed but not encrypted: no
+// other check would notice.
+func changedByte(ctx context.Context, s *deploy.Site) error {
+	name := fresh("changed")
+	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n")); err != nil {
+		return err
+	}
+	if _, err := s.Output(ctx, cluster.Head, "sed -i 's/^#SBATCH --time=10$/#SBATCH --time=11/' "+deploy.Home("alice")+"/"+name+".sealed"); err != nil {
+		return err
+	}
+	return refused(ctx, s, "alice", "--secure "+name+".sealed", "altered after it was signed")
+}
+
+// resigned: root on the file server copies alice's files to bob, who signs
+// what she signed.
+func resigned(ctx context.Context, s *deploy.Site) error {
+	name := fresh("stolen")
+	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n")); err != nil {
+		return err
+	}
+	file, err := os.ReadFile(filepath.Join(s.LaptopDir("alice"), name+".sealed"))
+	if err != nil {
+		return err
+	}
+	signed, rest, ok := strings.Cut(string(file), "-----BEGIN SSH SIGNATURE-----\n")
+	if !ok {
+		return fmt.Errorf("a sealed job without a signature")
+	}
+	_, tail, _ := strings.Cut(rest, "-----END SSH SIGNATURE-----\n")
+	cmd := exec.CommandContext(ctx, "ssh-keygen", "-q", "-Y", "sign", "-n", "cloister-job", "-f", s.SigningKey("bob"))
+	cmd.Stdin = strings.NewReader(signed)
+	sig, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("ssh-keygen -Y sign: %w", err)
+	}
+	if err := s.Write("bob", name+".sealed", signed+string(sig)+tail); err != nil {
+		return err
+	}
+	if err := s.Upload(ctx, "bob", name+".sealed"); err != nil {
+		return err
+	}
+	if _, err := s.Output(ctx, cluster.Head, fmt.Sprintf("cp %s/%s %s/ && chown bob: %[3]s/%[2]s", deploy.Home("alice"), Volume, deploy.Home("bob"))); err != nil {
+		return err
+	}
+	return refused(ctx, s, "bob", "--secure "+name+".sealed", "was sealed with the key")
+}
+
+func twice(ctx context.Context, s *deploy.Site) error {
+	name := fresh("twice")
+	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n")); err != nil {
+		return err
+	}
+	id, err := s.Submit(ctx, "alice", "--secure "+name+".sealed")
+	if err != nil {
+		return err
+	}
+	end, err := s.Wait(ctx, "alice", id, limit)
+	if err != nil {
+		return err
+	}
+	if end.State != "COMPLETED" {
+		return fmt.Errorf("the first of the two did not run: %s: %s", end.State, end.Output)
+	}
+	// The results volume must not be in the second one's way.
+	if _, err := s.Output(ctx, cluster.Head, "cd "+deploy.Home("alice")+" && mv "+name+".luks first-"+name+".luks"); err != nil {
+		return err
+	}
+	return refused(ctx, s, "alice", "--secure "+name+".sealed", "has already run")
+}
+
+// plantedFunction works on bash without any file that the job could see.
+func plantedFunction(ctx context.Context, s *deploy.Site) error {
+	name := fresh("env")
+	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\nenv | grep -c -i -e evil || true\n")); err != nil {
+		return err
+	}
+	out, err := s.OutputAs(ctx, "alice", cluster.Login, "cd "+deploy.Home("alice")+
+		" && env 'BASH_FUNC_cat%%=() { echo evil; }' LD_BIND_NOW=evil PERL5LIB=/evil timeout 60 sbatch --export=ALL --secure "+name+".sealed")
+	if err != nil {
+		return err
+	}
+	id, err := deploy.JobNumber(out)
+	if err != nil {
+		return err
+	}
+	end, err := s.Wait(ctx, "alice", id, limit)
+	if err != nil {
+		return err
+	}
+	if end.State != "COMPLETED" {
+		return fmt.Errorf("the job did not run: %s: %s", end.State, end.Output)
+	}
+	got, err := s.Results(ctx, "alice", name+".luks", "out.txt")
+	if err != nil {
+		return err
+	}
+	if want := Secret + "\n0\n"; got != want {
+		return fmt.Errorf("unsigned code or variables came in: the script printed %q, not %q", got, want)
+	}
+	return idle(ctx, s, cluster.S2)
+}
+
+// taskEpilog: slurmstepd itself runs the program, as the user, also when the
+// task was refused.
+func taskEpilog(ctx context.Context, s *deploy.Site) error {
+	home := deploy.Home("alice")
+	// The program must work at all, or the test could not fail.
+	if _, err := s.OutputAs(ctx, "alice", cluster.Login, `cd && printf '#!/bin/sh\nid > "$0".ran\n' > evil && chmod 755 evil && ./evil && rm evil.ran`); err != nil {
+		return err
+	}
+	r, err := s.RunAs(ctx, "alice", cluster.Login, "cd && timeout 60 srun -p secure -w s1 --task-epilog="+home+"/evil true 2>&1")
+	if err != nil {
+		return err
+	}
+	if r.Exit == 0 {
+		return fmt.Errorf("a dedicated node ran an ordinary step: %s", r.Stdout)
+	}
+	if ran, err := s.Run(ctx, cluster.Head, "test -e "+home+"/evil.ran"); err != nil {
+		return err
+	} else if ran.Exit == 0 {
+		_, _ = s.Output(ctx, cluster.Head, "rm "+home+"/evil.ran")
+		return fmt.Errorf("the task epilog ran on a dedicated node")
+	}
+	if !strings.Contains(r.Stdout, "sealed jobs only") {
+		return fmt.Errorf("srun does not say why: %q", r.Stdout)
+	}
+	return idle(ctx, s, cluster.S1)
+}
