@@ -1,0 +1,168 @@
+package directives
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const ordinary = `#!/bin/bash
+# Survival of the patients
+#SBATCH --job-name=survival --mem=2G
+#CLOISTER volume=patients.luks:/data:ro
+
+#SBATCH -N 1 -n 4
+#CLOISTER volume=/shared/alice/results.luks:/results:rw,create,size=1G
+#CLOISTER image=analysis.sif
+#CLOISTER output=/results/slurm-%j.out
+#CLOISTER expires=12h
+#CLOISTER env=OMP_NUM_THREADS=2
+set -e
+#SBATCH --nodes=9
+apptainer exec analysis.sif analyse
+`
+
+func TestAnOrdinaryScriptIsRead(t *testing.T) {
+	s, err := Parse([]byte(ordinary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(s.SBATCH, []string{"#SBATCH --job-name=survival --mem=2G", "#SBATCH -N 1 -n 4"}) {
+		t.Errorf("%q", s.SBATCH)
+	}
+	want := []Volume{
+		{Line: 4, Path: "patients.luks", Mount: "/data", Mode: "ro"},
+		{Line: 7, Path: "/shared/alice/results.luks", Mount: "/results", Mode: "rw", Create: true, Size: 1 << 30},
+	}
+	if !slices.Equal(s.Volumes, want) {
+		t.Errorf("%+v", s.Volumes)
+	}
+	if s.Image == nil || s.Image.Path != "analysis.sif" || s.Output != "/results/slurm-%j.out" || s.Expires != 12*time.Hour || s.Environment["OMP_NUM_THREADS"] != "2" {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestALineThatIsNotUnderstoodIsRefusedWithAdvice(t *testing.T) {
+	for _, c := range []struct{ line, cause, next string }{
+		{"#CLOISTER volme=a:/b:ro", `did you mean "volume"?`, "volume=patients.luks:/data:ro"},
+		{"#CLOISTER Output=/results/x", `did you mean "output"?`, "output=/results"},
+		{"#CLOISTER network=yes", "there are volume, image", "volume="},
+		{"#cloister volume=a:/b:ro", `begins with "#CLOISTER " exactly`, "#CLOISTER volume="},
+		{"# CLOISTER volume=a:/b:ro", `begins with "#CLOISTER " exactly`, "#CLOISTER volume="},
+		{"#CLOISTERvolume=a:/b:ro", `begins with "#CLOISTER " exactly`, "#CLOISTER volume="},
+		{"  #CLOISTER volume=a:/b:ro", `begins with "#CLOISTER " exactly`, "#CLOISTER volume="},
+		{"#CLOISTER volume", "wants a value", "volume="},
+		{"#CLOISTER volume=", "wants a value", "volume="},
+		{"#CLOISTER volume=a.luks", "PATH:MOUNT:ro", "volume="},
+		{"#CLOISTER volume=a.luks:/data", "PATH:MOUNT:ro", "volume="},
+		{"#CLOISTER volume=a.luks:/data:", `"" is neither ro nor rw`, "volume="},
+		{"#CLOISTER volume=a.luks:/data:rx", "neither ro nor rw", "volume="},
+		{"#CLOISTER volume=a.luks:/data:ro,create,size=1G", "must be rw", "create"},
+		{"#CLOISTER volume=a.luks:/data:rw,create", "wants a size", "size=1G"},
+		{"#CLOISTER volume=a.luks:/data:rw,size=1G", "goes with create", "create"},
+		{"#CLOISTER volume=a.luks:/data:rw,create,size=1g", "is no size", "size=1G"},
+		{"#CLOISTER volume=a.luks:/data:rw,create,size=1M", "out of bounds", "size=1G"},
+		{"#CLOISTER volume=a.luks:/data:rw,create,size=+1G", "is no size", "size=1G"},
+		{"#CLOISTER volume=a.luks:/data:rw,create,size=1G,size=2G", "repeated", "size=1G"},
+		{"#CLOISTER volume=a.luks:/data:rw,integrity=none", "unknown or repeated", "size=1G"},
+		{"#CLOISTER volume=../a.luks:/data:ro", "working directory", "volume="},
+		{"#CLOISTER volume=a.luks:/etc:ro", "belongs to the system", "/data"},
+		{"#CLOISTER volume=a.luks:data:ro", "not an absolute path", "/data"},
+		{"#CLOISTER volume=patients.luks:/x:ro", "given twice", "leave one"},
+		{"#CLOISTER volume=b.luks:/data:ro", "used twice", "of its own"},
+		{"#CLOISTER volume=b.luks:/data/x:ro", "lie in each other", "of its own"},
+		{"#CLOISTER image=a.sif:", "empty place", "image.sif"},
+		{"#CLOISTER image=a.sif:/usr/a.sif", "belongs to the system", "image.sif"},
+		{"#CLOISTER image=a.sif:/data/a.sif", "lie in each other", "of its own"},
+		{"#CLOISTER output=results/x", "not an absolute path", "%j is the job id"},
+		{"#CLOISTER output=/results/%u", "after %", "%j is the job id"},
+		{"#CLOISTER class=any", "neither dedicated nor on-demand", "class=on-demand"},
+		{"#CLOISTER expires=1w", "is no lifetime", "7d"},
+		{"#CLOISTER expires=9999d", "too long", "7d"},
+		{"#CLOISTER env=X", "NAME=VALUE", "OMP_NUM_THREADS"},
+		{"#CLOISTER env=SLURM_JOB_ID=1", "not for jobs to set", "OMP_NUM_THREADS"},
+		{"#CLOISTER env=BASH_ENV=x", "not for jobs to set", "OMP_NUM_THREADS"},
+		{"#CLOISTER env=X=a\tb", "control character", "OMP_NUM_THREADS"},
+		{"#SBATCH --array=1-10", "--array is not served", "one job for each"},
+		{"#SBATCH --arr=1-10", "--array is not served", "one job for each"},
+		{"#SBATCH -a 1-10", "--array is not served", "one job for each"},
+		{"#SBATCH -a1-10", "--array is not served", "one job for each"},
+		{"#SBATCH --mem=1G --nodes=2", `one node, this asks for "2"`, "--nodes=1"},
+		{"#SBATCH --nodes 1-2", "one node", "--nodes=1"},
+		{"#SBATCH -N2", "one node", "--nodes=1"},
+		{"#SBATCH -N 2", "one node", "--nodes=1"},
+		{"#SBATCH --requeue", "--requeue is not served", "seal it again"},
+		{"#SBATCH --get-user-env", "is not served", "in the script"},
+		{"#SBATCH hetjob", "heterogeneous", "one job component"},
+		{"#SBATCH --comment=Größe", "printable ASCII", "printable ASCII"},
+		{"#SBATCH\t--mem=1G", "does not start with", "--option=value"},
+		{"#SLURM --mem=1G", "not served", "#SBATCH"},
+		{"#PBS -l nodes=1", "no effect", "#SBATCH"},
+	} {
+		script := "#!/bin/sh\n#CLOISTER volume=patients.luks:/data:ro\n" + c.line + "\ntrue\n"
+		_, err := Parse([]byte(script))
+		e, ok := errors.AsType[*Error](err)
+		if !ok {
+			t.Errorf("%q: %v", c.line, err)
+			continue
+		}
+		if e.Line != 3 || !strings.Contains(e.Cause, c.cause) || !strings.Contains(e.Next, c.next) || strings.Contains(e.Error(), "\n") {
+			t.Errorf("%q:\n%v\nnext: %s", c.line, e, e.Next)
+		}
+	}
+}
+
+func TestAScriptThatSlurmCouldNotRunIsRefused(t *testing.T) {
+	for name, script := range map[string]string{
+		"empty":            "",
+		"no interpreter":   "echo hello\n",
+		"Windows":          "#!/bin/sh\r\ntrue\r\n",
+		"byte order mark":  "\xef\xbb\xbf#!/bin/sh\n",
+		"a program":        "#!\x7fELF\x00",
+		"too large":        "#!/bin/sh\n" + strings.Repeat("#\n", MaxScript/2),
+		"late line":        "#!/bin/sh\ntrue\n#CLOISTER volume=a:/b:ro\n",
+		"two images":       "#!/bin/sh\n#CLOISTER image=a.sif\n#CLOISTER image=b.sif\n",
+		"two outputs":      "#!/bin/sh\n#CLOISTER output=/a/b\n#CLOISTER output=/a/c\n",
+		"a variable twice": "#!/bin/sh\n#CLOISTER env=A=1\n#CLOISTER env=A=2\n",
+	} {
+		if _, err := Parse([]byte(script)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestOrdinaryOptionsAreServed(t *testing.T) {
+	for _, line := range []string{
+		"#SBATCH --nodes=1", "#SBATCH -N1", "#SBATCH --nodes 1-1", `#SBATCH --nodes="1"`, "#SBATCH --account=x", "#SBATCH -A array",
+		"#SBATCH --no-requeue", "#SBATCH --mem=1G # not --array", "#SBATCH --nodelist=s1", "#SBATCH -n 4 --cpus-per-task=2",
+	} {
+		if _, err := Parse([]byte("#!/bin/sh\n" + line + "\n")); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	// A remark about Cloister is no line for it.
+	if _, err := Parse([]byte("#!/bin/sh\n# Cloister seals this job\n")); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(ordinary))
+	f.Add([]byte("#!/bin/sh\n#CLOISTER volume=a:/b:rw,create,size=99999999T\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := Parse(b)
+		if err != nil {
+			if _, ok := errors.AsType[*Error](err); !ok {
+				t.Fatalf("not an *Error: %v", err)
+			}
+			return
+		}
+		for _, v := range s.Volumes {
+			if v.Path == "" || v.Mount == "" || v.Size < 0 || v.Create != (v.Size > 0) {
+				t.Fatalf("%+v", v)
+			}
+		}
+	})
+}

@@ -1,0 +1,129 @@
+// Package directives reads the #CLOISTER lines of an ordinary batch script,
+// which say what the sealed job may open, and finds its #SBATCH lines as
+// sbatch would.
+//
+// It refuses every line that it does not understand, with its number, what was
+// probably meant and an example: a line that is silently ignored would be a
+// protection that somebody believes in. It also refuses #SBATCH options that a
+// sealed job cannot be served with.
+package directives
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"cloister/sealed"
+)
+
+// MaxScript bounds a script, in bytes.
+const MaxScript = 1 << 20
+
+const prefix = "#CLOISTER "
+
+// A Script is what the lines of a batch script say.
+type Script struct {
+	SBATCH      []string // as they stand
+	Volumes     []Volume
+	Image       *Image
+	Output      string        // pattern, or ""
+	Class       string        // or ""
+	Expires     time.Duration // or 0
+	Environment map[string]string
+}
+
+// A Volume is a volume= line.
+type Volume struct {
+	Line   int
+	Path   string // on the cluster
+	Mount  string
+	Mode   string // sealed.ReadOnly or sealed.ReadWrite
+	Create bool
+	Size   int64 // bytes; 0 unless Create
+}
+
+// An Image is an image= line.
+type Image struct {
+	Line  int
+	Path  string // on the cluster
+	Mount string // or ""
+}
+
+// An Error is a refused line.
+type Error struct {
+	Line  int // from 1; 0 for the whole script
+	Cause string
+	Next  string
+}
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.Cause
+	}
+	return fmt.Sprintf("line %d: %s", e.Line, e.Cause)
+}
+
+func refuse(line int, next, cause string, args ...any) *Error {
+	return &Error{line, fmt.Sprintf(cause, args...), next}
+}
+
+// looksMeant finds lines that were probably meant for us: another case, blanks
+// before the word, no blank after it.
+var looksMeant = regexp.MustCompile(`(?i)^\s*#\s*cloister:?\s*[a-z]+\s*=`)
+
+// Parse reads a script. Errors are *Error.
+func Parse(script []byte) (*Script, error) {
+	switch {
+	case len(script) > MaxScript:
+		return nil, refuse(0, "move large data out of the script into a volume", "the script has %d bytes, at most %d are served", len(script), MaxScript)
+	case bytes.HasPrefix(script, []byte("\xef\xbb\xbf")):
+		return nil, refuse(1, "save it as UTF-8 without a byte order mark", "the script begins with a byte order mark")
+	case !bytes.HasPrefix(script, []byte("#!")):
+		return nil, refuse(1, "begin it with #!/bin/sh or #!/bin/bash", "the script does not begin with #!")
+	case bytes.IndexByte(script, '\r') >= 0:
+		return nil, refuse(1+bytes.Count(script[:bytes.IndexByte(script, '\r')], []byte("\n")), "save it with Unix line ends (dos2unix)", "the script has Windows line ends")
+	case bytes.IndexByte(script, 0) >= 0:
+		return nil, refuse(0, "give a text file", "the script holds a NUL: it is a program, not a script")
+	}
+	s := &Script{Environment: make(map[string]string)}
+	n, started := 0, false // started: the first command was seen
+	for line := range strings.Lines(string(script)) {
+		n++
+		line = strings.TrimSuffix(line, "\n")
+		if looksMeant.MatchString(line) || strings.HasPrefix(line, prefix) {
+			if started {
+				return nil, refuse(n, "move it up, next to the #SBATCH lines", "a #CLOISTER line after the first command has no effect")
+			}
+			if err := s.directive(n, line); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := s.slurmLine(n, line, started); err != nil {
+			return nil, err
+		}
+		if w := strings.TrimSpace(line); w != "" && w[0] != '#' {
+			started = true
+		}
+	}
+	return s, s.check()
+}
+
+// check looks at the lines together.
+func (s *Script) check() error {
+	var mounts []string
+	for _, v := range s.Volumes {
+		mounts = append(mounts, v.Mount)
+		if err := sealed.CheckMounts(mounts); err != nil {
+			return refuse(v.Line, "give each volume a mount point of its own, such as /data or /results", "%v", err)
+		}
+	}
+	if s.Image != nil && s.Image.Mount != "" {
+		if err := sealed.CheckMounts(append(mounts, s.Image.Mount)); err != nil {
+			return refuse(s.Image.Line, "give the image a place of its own, such as /image.sif", "%v", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,306 @@
+// Package sealing turns an ordinary batch script into a sealed job: it looks up
+// the keys of the volumes that the script names, plans the volumes that the
+// node will make, puts a fresh job key behind single-use tokens in the KMS, and
+// encrypts and signs.
+//
+// It either writes a complete sealed job or leaves nothing behind: on an error
+// the tokens are revoked and the new keys forgotten.
+package sealing
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"time"
+
+	"cloister/client/advice"
+	"cloister/client/atomicfile"
+	"cloister/client/directives"
+	"cloister/client/jobs"
+	"cloister/client/keystore"
+	"cloister/kms"
+	"cloister/sealed"
+	"cloister/secret"
+	"cloister/site"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// DefaultLifetime of a sealed job, when neither script nor command line says.
+const DefaultLifetime = 7 * 24 * time.Hour
+
+// revokeTime bounds the cleaning up after an error.
+const revokeTime = 10 * time.Second
+
+// A KMS is what sealing needs of *kms.Client.
+type KMS interface {
+	Wrap(ctx context.Context, userToken, jobKey secret.Bytes, ttl time.Duration) (kms.Token, error)
+	Revoke(ctx context.Context, userToken secret.Bytes, accessor string) error
+}
+
+// Options says what to seal.
+type Options struct {
+	Home   string // Cloister's directory
+	Script string // file
+	Out    string // file of the sealed job
+
+	Site      *site.File
+	KMS       KMS
+	UserToken secret.Bytes
+	Signer    ssh.Signer
+	User      string // who may submit it
+
+	Class       string            // overrides the script's, unless ""
+	Lifetime    time.Duration     // overrides the script's, unless 0
+	Environment map[string]string // added to the script's, overriding it
+	Arguments   []string          // of the script
+
+	// Local maps a path as the script has it to a file on this machine, for
+	// volumes and images that lie elsewhere here.
+	Local map[string]string
+
+	Now func() time.Time
+}
+
+// A Result is what Seal made.
+type Result struct {
+	Record *jobs.Record
+	// Shortened is set when the KMS gave the tokens a shorter life than was
+	// asked for, and so the job.
+	Shortened bool
+}
+
+// Seal writes the sealed job to o.Out, replacing what is there.
+func Seal(ctx context.Context, o Options) (_ *Result, err error) {
+	text, err := readFile(o.Script, directives.MaxScript)
+	if err != nil {
+		return nil, fmt.Errorf("reading the script: %w", err)
+	}
+	if same(o.Script, o.Out) {
+		return nil, advice.Misuse("name another file with -o", "the sealed job would replace the script %s", o.Script)
+	}
+	script, err := directives.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	s := &sealing{o: o, script: script, store: keystore.In(o.Home), secrets: &sealed.Secrets{}}
+	defer s.secrets.Wipe()
+	defer func() {
+		if err != nil {
+			s.undo()
+		}
+	}()
+	if err := s.describe(); err != nil {
+		return nil, err
+	}
+	if err := s.volumes(); err != nil {
+		return nil, err
+	}
+	if err := s.image(); err != nil {
+		return nil, err
+	}
+	if err := s.output(); err != nil {
+		return nil, err
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	shortened, err := s.keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	file, err := s.encode(text)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return s.write(file, shortened)
+}
+
+// sealing is one Seal at work.
+type sealing struct {
+	o       Options
+	script  *directives.Script
+	store   *keystore.Store
+	m       sealed.Manifest
+	secrets *sealed.Secrets
+
+	planned   []keystore.Volume // that the node will make
+	kept      []string          // UUIDs of those that are in the store
+	accessors []string
+	recorded  bool
+}
+
+// undo forgets what would serve nobody. Its own errors are not told: they
+// leave keys and tokens that expire unused.
+func (s *sealing) undo() {
+	ctx, cancel := context.WithTimeout(context.Background(), revokeTime)
+	defer cancel()
+	for _, a := range s.accessors {
+		_ = s.o.KMS.Revoke(ctx, s.o.UserToken, a)
+	}
+	for _, uuid := range s.kept {
+		_ = s.store.Remove(uuid)
+	}
+	if s.recorded {
+		_ = jobs.Remove(s.o.Home, s.m.Job)
+	}
+}
+
+func (s *sealing) describe() error {
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return fmt.Errorf("making a job id: %w", err)
+	}
+	class := sealed.ClassDedicated
+	if s.script.Class != "" {
+		class = s.script.Class
+	}
+	if s.o.Class != "" {
+		class = s.o.Class
+	}
+	life := DefaultLifetime
+	if s.script.Expires != 0 {
+		life = s.script.Expires
+	}
+	if s.o.Lifetime != 0 {
+		life = s.o.Lifetime
+	}
+	created := s.o.Now().UTC().Truncate(time.Second)
+	s.m = sealed.Manifest{
+		Format: sealed.Format, Job: hex.EncodeToString(id),
+		Signer: ssh.FingerprintSHA256(s.o.Signer.PublicKey()), User: s.o.User,
+		Cluster: s.o.Site.Cluster, Class: class,
+		Created: created, Expires: created.Add(life),
+		Arguments: s.o.Arguments, Environment: maps.Clone(s.script.Environment),
+	}
+	maps.Copy(s.m.Environment, s.o.Environment)
+	return nil
+}
+
+// output sends stdout and stderr into the one volume that the job writes,
+// unless the script says where.
+func (s *sealing) output() error {
+	out := s.script.Output
+	if out == "" {
+		for _, v := range s.m.Volumes {
+			if v.Mode != sealed.ReadWrite {
+				continue
+			}
+			if out != "" {
+				return advice.Refuse("add a line such as: #CLOISTER output="+v.Mount+"/slurm-%j.out", "the job writes several volumes: into which does its output go?")
+			}
+			out = v.Mount + "/slurm-%j.out"
+		}
+	}
+	if out == "" {
+		return advice.Refuse("add a line such as: #CLOISTER volume=results.luks:/results:rw,create,size=1G", "the job has no volume to write its output and results to")
+	}
+	s.m.Stdout, s.m.Stderr = out, out
+	return nil
+}
+
+// check validates the manifest before anything leaves this machine, with
+// stand-ins for what comes from the KMS.
+func (s *sealing) check() error {
+	m := s.m
+	m.Tokens, m.Spare = []string{"token"}, "spare"
+	jobKey := secret.Alloc(sealed.JobKeySize)
+	var err error
+	if m.Secrets, err = sealed.SealSecrets(s.secrets, jobKey, m.Job); err != nil {
+		return err
+	}
+	if err := m.Validate(); err != nil {
+		return advice.Refuse("correct the script or the arguments", "this job cannot be sealed: %w", err)
+	}
+	_, err = s.o.Site.AgeRecipients(m.Class)
+	if err != nil {
+		return advice.Refuse("choose another --class, or ask the administrator for a newer site file", "%w", err)
+	}
+	return nil
+}
+
+// keys puts a fresh job key behind a token and a spare one.
+func (s *sealing) keys(ctx context.Context) (shortened bool, err error) {
+	jobKey, err := secret.Random(rand.Reader, sealed.JobKeySize)
+	if err != nil {
+		return false, fmt.Errorf("making the job key: %w", err)
+	}
+	defer jobKey.Wipe()
+	var tokens []string
+	for range 2 {
+		t, err := s.o.KMS.Wrap(ctx, s.o.UserToken, jobKey, s.m.Expires.Sub(s.m.Created))
+		if err != nil {
+			return false, err
+		}
+		s.accessors = append(s.accessors, t.Accessor)
+		tokens = append(tokens, string(t.Token.Reveal()))
+		t.Token.Wipe()
+		// A job must not outlive its tokens. The KMS's clock may be a little
+		// behind this one: that alone shortens nothing.
+		if end := t.Expires.UTC().Truncate(time.Second); end.Before(s.m.Expires) {
+			shortened = shortened || s.m.Expires.Sub(end) > time.Minute
+			s.m.Expires = end
+		}
+	}
+	s.m.Tokens, s.m.Spare = tokens[:1], tokens[1]
+	if s.m.Secrets, err = sealed.SealSecrets(s.secrets, jobKey, s.m.Job); err != nil {
+		return false, err
+	}
+	return shortened, nil
+}
+
+func (s *sealing) encode(text []byte) ([]byte, error) {
+	payload, err := sealed.Payload(&s.m, text)
+	if err != nil {
+		return nil, err
+	}
+	recipients, err := s.o.Site.AgeRecipients(s.m.Class)
+	if err != nil {
+		return nil, err
+	}
+	return sealed.Encode(s.script.SBATCH, payload, recipients, s.o.Signer)
+}
+
+// write keeps the keys first, then the record, then the sealed job: a job
+// whose results nobody could open must never exist.
+func (s *sealing) write(file []byte, shortened bool) (*Result, error) {
+	for _, v := range s.planned {
+		v.Job = s.m.Job
+		if err := s.store.Put(v); err != nil {
+			return nil, err
+		}
+		s.kept = append(s.kept, v.Pinned.UUID)
+	}
+	sum := sha256.Sum256(file)
+	r := jobs.New(&s.m)
+	r.SHA256, r.Accessors = hex.EncodeToString(sum[:]), s.accessors
+	if err := jobs.Put(s.o.Home, r); err != nil {
+		return nil, err
+	}
+	s.recorded = true
+	// Ciphertext: others may read it.
+	if err := atomicfile.Write(s.o.Out, file, 0o644); err != nil {
+		return nil, err
+	}
+	return &Result{r, shortened}, nil
+}
+
+func same(a, b string) bool {
+	if filepath.Clean(a) == filepath.Clean(b) {
+		return true
+	}
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"os/user"
+	"strings"
+
+	"cloister/client/advice"
+	"cloister/client/signing"
+	"cloister/sealed"
+
+	"github.com/spf13/cobra"
+)
+
+func newInit(a *app) *cobra.Command {
+	var key, name string
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make or choose the key that signs your jobs",
+		Long: `init makes an Ed25519 signing key in CLOISTER_HOME, or chooses one that you have,
+and prints the line that the cluster's administrator adds to allowed_signers.`,
+		Example: `  cloister init
+  cloister init --user alice --key ~/.ssh/id_ed25519
+  cloister init --key agent`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return a.init(key, name) },
+	}
+	c.Flags().StringVar(&key, "key", "", "use this SSH private key `FILE`, or agent, or agent:SHA256:… (its fingerprint)")
+	c.Flags().StringVar(&name, "user", "", "your user `NAME` on the cluster (default: your name on this machine)")
+	return c
+}
+
+func (a *app) init(key, name string) error {
+	home, err := homeDir()
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		if name, err = localUser(); err != nil {
+			return err
+		}
+	}
+	if err := sealed.CheckName(name); err != nil {
+		return advice.Misuse("give your user name on the cluster with --user", "%w", err)
+	}
+	var c *signing.Config
+	place, fingerprint, _ := strings.Cut(key, ":")
+	switch {
+	case key == "":
+		c, err = signing.Create(home, name)
+	case place == "agent":
+		c, err = signing.UseAgent(home, name, fingerprint)
+	default:
+		c, err = signing.UseFile(home, name, key, a.ask)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Path != "" {
+		a.note("Your jobs will be signed with the key in %s.\n", c.Path)
+	} else {
+		a.note("Your jobs will be signed with a key in your SSH agent.\n")
+	}
+	a.note("Give this line to the cluster's administrator, for allowed_signers:\n")
+	a.printf("%s\n", c.Line())
+	return nil
+}
+
+func localUser() (string, error) {
+	u, err := user.Current()
+	if err != nil {
+		return "", advice.Fail("give your user name on the cluster with --user", "finding your user name: %w", err)
+	}
+	// Windows: DOMAIN\name.
+	return u.Username[strings.LastIndex(u.Username, `\`)+1:], nil
+}

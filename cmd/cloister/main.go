@@ -1,0 +1,108 @@
+// Command cloister is the researcher's tool: it makes volumes, seals batch
+// scripts for the secure nodes of a cluster, and opens the results. It needs no
+// root and keeps its keys in CLOISTER_HOME, else in the user's configuration
+// directory.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"cloister/client/advice"
+	"cloister/sealed"
+	"cloister/secret"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker: -X main.version=…
+var version = "development"
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run executes one command line and returns the exit status.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	root := newRoot(&app{stdout: stdout, stderr: stderr})
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return advice.OK
+	}
+	if ctx.Err() != nil {
+		err = &advice.Error{Status: advice.Interrupted, Err: errors.New("interrupted"), Next: "nothing was left half done; run the command again"}
+	}
+	return report(stderr, err)
+}
+
+// app is what commands share.
+type app struct {
+	stdout, stderr io.Writer
+	quiet          bool
+}
+
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
+func (a *app) note(format string, args ...any)   { fmt.Fprintf(a.stderr, format, args...) }
+
+// ask reads a passphrase from the terminal, never from standard input.
+func (a *app) ask(prompt string) (secret.Bytes, error) { return askTerminal(prompt) }
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cloister",
+		Short: "Run Slurm jobs on sensitive data",
+		Long: `cloister makes encrypted volumes, seals batch scripts for the secure nodes of a
+Slurm cluster, and opens the results. Nobody but you and the node that runs the
+job can read the data: not the cluster's other users, not root on a login node.
+
+  cloister init                                   once: make your signing key
+  cloister site add site.toml                     once: the cluster's site file
+  cloister volume create patients.luks --from patients/
+  cloister seal job.sh -o job.sealed
+  sbatch --secure job.sealed                      on the login node
+  cloister volume extract results.luks --to results/
+
+Exit status: 0 success, 1 failure of the machine, the network or a server,
+2 wrong arguments, 3 what was given is not valid or is refused, 130 interrupted.
+
+Environment: CLOISTER_HOME is where keys and configuration live. BAO_TOKEN and
+VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOME.`,
+		Version:       fmt.Sprintf("%s (sealed job format %d)", version, sealed.Format),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
+	})
+	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newVerify(a), newDocs())
+	wantArguments(root)
+	return root
+}
+
+// wantArguments makes a wrong number of arguments, or an unknown command, a
+// misuse with advice, for every command below c.
+func wantArguments(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		wantArguments(sub)
+	}
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"cloister/client/advice"
+	"cloister/client/directives"
+	"cloister/client/keystore"
+	"cloister/client/signing"
+	"cloister/kms"
+	"cloister/sealed"
+	"cloister/site"
+	"cloister/volume"
+	"cloister/volume/verity"
+)
+
+// report prints one line of cause and one of what to do next, and returns the
+// exit status.
+func report(w io.Writer, err error) int {
+	status, next := classify(err)
+	fmt.Fprintf(w, "cloister: %s\n", oneLine(err.Error()))
+	if next != "" {
+		fmt.Fprintf(w, "next: %s\n", oneLine(next))
+	}
+	return status
+}
+
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
+}
+
+// classify finds the exit status of an error and what to do next.
+func classify(err error) (status int, next string) {
+	if e, ok := errors.AsType[*advice.Error](err); ok {
+		return e.Status, e.Next
+	}
+	if e, ok := errors.AsType[*directives.Error](err); ok {
+		return advice.Refused, e.Next
+	}
+	if e, ok := errors.AsType[*sealed.Refusal](err); ok {
+		return advice.Refused, e.Next
+	}
+	if e, ok := errors.AsType[*site.ConflictError](err); ok {
+		return advice.Refused, "ask the administrator whether " + e.New + " is right, then: cloister site add --replace FILE"
+	}
+	if next := kms.Hint(err); next != "" {
+		return advice.Failure, next
+	}
+	for _, k := range []struct {
+		err    error
+		status int
+		next   string
+	}{
+		{syscall.ENOSPC, advice.Failure, "free some space on that disk and run the command again; nothing was left half done"},
+		{syscall.EDQUOT, advice.Failure, "your quota on that disk is used up: free some space and run the command again; nothing was left half done"},
+		{kms.ErrNoUserToken, advice.Refused, "save your token for the KMS in CLOISTER_HOME/kms-token (mode 0600)"},
+		{site.ErrUnknown, advice.Refused, "cloister site add FILE, with the site file from the cluster's administrator"},
+		{site.ErrSeveral, advice.Refused, "name one with --site"},
+		{signing.ErrExists, advice.Refused, "keep using it, or set CLOISTER_HOME to another directory"},
+		{keystore.ErrUnknown, advice.Refused, "use the machine, or the CLOISTER_HOME, that made or sealed this volume"},
+		{verity.ErrCorrupt, advice.Refused, "the file was changed since it was made: take another copy"},
+		{volume.ErrExists, advice.Refused, "choose another name, or remove it first"},
+		{fs.ErrNotExist, advice.Failure, "check the path"},
+		{fs.ErrPermission, advice.Failure, "check who owns the file and its permissions"},
+	} {
+		if errors.Is(err, k.err) {
+			return k.status, k.next
+		}
+	}
+	// cobra's own complaint about an unknown command has no type.
+	if strings.HasPrefix(err.Error(), "unknown command") {
+		return advice.Usage, "cloister --help"
+	}
+	return advice.Failure, ""
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cloister/client/advice"
+	"cloister/client/directives"
+	"cloister/client/sealing"
+	"cloister/client/signing"
+	"cloister/kms"
+	"cloister/sealed"
+	"cloister/site"
+
+	"github.com/spf13/cobra"
+)
+
+type sealFlags struct {
+	out, site, class, expires, user string
+	env, args, local                []string
+}
+
+func newSeal(a *app) *cobra.Command {
+	var f sealFlags
+	c := &cobra.Command{
+		Use:   "seal JOB.sh -o JOB.sealed [-- ARGUMENTS…]",
+		Short: "Seal a batch script for the secure nodes of a cluster",
+		Long: `seal reads the #CLOISTER lines of an ordinary batch script, encrypts the script
+and the keys of its volumes to the cluster's secure nodes, and signs the whole.
+The result is submitted with: sbatch --secure JOB.sealed
+
+  #CLOISTER volume=patients.luks:/data:ro
+  #CLOISTER volume=results.luks:/results:rw,create,size=1G
+  #CLOISTER image=analysis.sif
+  #CLOISTER output=/results/slurm-%j.out
+  #CLOISTER class=on-demand
+  #CLOISTER expires=7d
+  #CLOISTER env=NAME=VALUE
+
+The #SBATCH lines stay readable, as Slurm needs them, and are signed too.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.args = append(f.args, args[1:]...)
+			return a.seal(cmd.Context(), args[0], f)
+		},
+	}
+	c.Flags().StringVarP(&f.out, "output", "o", "", "the sealed job's `FILE` (default: the script's name with .sealed)")
+	c.Flags().StringVar(&f.site, "site", "", "the `CLUSTER` (default: the only one)")
+	c.Flags().StringVar(&f.class, "class", "", "class of node: dedicated or on-demand")
+	c.Flags().StringVar(&f.expires, "expires", "", "how long the job may wait and run, for example 12h or 7d (default 7d)")
+	c.Flags().StringVar(&f.user, "user", "", "the user `NAME` that submits it (default: that of cloister init)")
+	c.Flags().StringArrayVar(&f.env, "env", nil, "set a variable for the job: `NAME=VALUE`, or NAME for its value here")
+	c.Flags().StringArrayVar(&f.args, "args", nil, "an `ARGUMENT` of the script; may be repeated")
+	c.Flags().StringArrayVar(&f.local, "local", nil, "where a volume or image of the script is on this machine: `PATH=FILE`")
+	return c
+}
+
+func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
+	home, err := homeDir()
+	if err != nil {
+		return err
+	}
+	o := sealing.Options{Home: home, Script: script, Out: f.out, Class: f.class, User: f.user, Arguments: f.args, Now: time.Now}
+	if o.Out == "" {
+		o.Out = strings.TrimSuffix(script, filepath.Ext(script)) + ".sealed"
+	}
+	if f.class != "" {
+		if err := sealed.CheckClass(f.class); err != nil {
+			return advice.Misuse("give --class dedicated or --class on-demand", "%w", err)
+		}
+	}
+	if f.expires != "" {
+		if o.Lifetime, err = directives.ParseLifetime(f.expires); err != nil {
+			return advice.Misuse("for example: --expires 7d", "%w", err)
+		}
+	}
+	if o.Environment, err = parseEnv(f.env); err != nil {
+		return err
+	}
+	if o.Local, err = parseLocal(f.local); err != nil {
+		return err
+	}
+	config, err := signing.Load(home)
+	if err != nil {
+		return err
+	}
+	if o.User == "" {
+		o.User = config.User
+	}
+	if o.Site, err = site.Load(home, f.site); err != nil {
+		return err
+	}
+	client, err := o.Site.Client(0)
+	if err != nil {
+		return err
+	}
+	o.KMS = client
+	if o.UserToken, _, err = kms.UserToken(home); err != nil {
+		return err
+	}
+	defer o.UserToken.Wipe()
+	signer, err := config.Open(a.ask)
+	if err != nil {
+		return err
+	}
+	defer signer.Close()
+	o.Signer = signer.Signer
+	result, err := sealing.Seal(ctx, o)
+	if err != nil {
+		return err
+	}
+	if result.Shortened {
+		a.note("The KMS lets no token live longer: the job expires sooner than was asked for.\n")
+	}
+	a.printf("%s: job %s for user %s on %s nodes of %s, expires %s\n",
+		o.Out, result.Record.Job, result.Record.User, result.Record.Class, result.Record.Cluster, result.Record.Expires.Format(time.RFC3339))
+	a.note("Submit it on the cluster: sbatch --secure %s\n", filepath.Base(o.Out))
+	return nil
+}
+
+func parseEnv(list []string) (map[string]string, error) {
+	env := make(map[string]string)
+	for _, e := range list {
+		name, value, ok := strings.Cut(e, "=")
+		if !ok {
+			if value, ok = os.LookupEnv(name); !ok {
+				return nil, advice.Misuse("give --env NAME=VALUE", "--env %s: there is no such variable here", name)
+			}
+		}
+		if err := sealed.CheckVariable(name, value); err != nil {
+			return nil, advice.Misuse("give --env NAME=VALUE", "--env: %w", err)
+		}
+		env[name] = value
+	}
+	return env, nil
+}
+
+func parseLocal(list []string) (map[string]string, error) {
+	local := make(map[string]string)
+	for _, l := range list {
+		path, file, ok := strings.Cut(l, "=")
+		if !ok || path == "" || file == "" {
+			return nil, advice.Misuse("for example: --local /shared/alice/patients.luks=patients.luks", "--local %s: want PATH=FILE", l)
+		}
+		local[path] = file
+	}
+	return local, nil
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"cloister/client/advice"
+	"cloister/site"
+
+	"github.com/spf13/cobra"
+)
+
+func newSite(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "site",
+		Short: "The clusters that you seal jobs for",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var replace bool
+	add := &cobra.Command{
+		Use:   "add FILE",
+		Short: "Add the site file of a cluster",
+		Long: `add checks and keeps the site file that the cluster's administrator gives out.
+It names the nodes that may read your jobs: compare the fingerprint with one
+that you got in another way.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return a.siteAdd(args[0], replace) },
+	}
+	add.Flags().BoolVar(&replace, "replace", false, "replace a different site file of the same cluster")
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List the clusters and the fingerprints of their site files",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return a.siteList() },
+	}
+	c.AddCommand(add, list)
+	return c
+}
+
+func (a *app) siteAdd(file string, replace bool) error {
+	home, err := homeDir()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("reading the site file: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, site.MaxSize+1))
+	if err != nil {
+		return fmt.Errorf("reading the site file: %w", err)
+	}
+	parsed, err := site.Parse(b)
+	if err != nil {
+		return advice.Refuse("ask the cluster's administrator for the site file", "%s: %w", file, err)
+	}
+	added, err := site.Add(home, b, replace)
+	if err != nil {
+		return err
+	}
+	if added.Replaced != "" {
+		a.note("It replaces a different site file, %s.\n", added.Replaced)
+	}
+	a.note("Compare the fingerprint with the administrator's: who makes you use another site file reads your jobs.\n")
+	a.printf("%s %s\n", parsed.Cluster, added.Fingerprint)
+	return nil
+}
+
+func (a *app) siteList() error {
+	home, err := homeDir()
+	if err != nil {
+		return err
+	}
+	names, err := site.List(home)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		a.note("There is no site file yet: cloister site add FILE\n")
+	}
+	for _, n := range names {
+		f, err := site.Load(home, n)
+		if err != nil {
+			return err
+		}
+		a.printf("%s %s %s\n", f.Cluster, f.Fingerprint(), f.KMS.Address)
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"cloister/client/advice"
+	"cloister/secret"
+
+	"golang.org/x/term"
+)
+
+// askTerminal asks on standard error and reads from the terminal behind
+// standard input.
+func askTerminal(prompt string) (secret.Bytes, error) {
+	fd := int(os.Stdin.Fd())
+	if !term.IsTerminal(fd) {
+		return secret.Bytes{}, advice.Refuse("run it in a terminal, or put the key into an SSH agent: cloister init --key agent", "the signing key has a passphrase, and there is no terminal to ask for it")
+	}
+	fmt.Fprint(os.Stderr, prompt)
+	b, err := term.ReadPassword(fd)
+	fmt.Fprintln(os.Stderr)
+	if err != nil {
+		return secret.Bytes{}, fmt.Errorf("reading the passphrase: %w", err)
+	}
+	return secret.New(b), nil
+}
+
+// progress draws a line on a terminal, and nothing elsewhere.
+type progress struct {
+	w     io.Writer
+	what  string
+	start time.Time
+	last  time.Time
+	drawn bool
+}
+
+// redraw is how often the line changes.
+const redraw = 200 * time.Millisecond
+
+// newProgress returns nil, on which all methods do nothing, unless w is a
+// terminal.
+func newProgress(w io.Writer, what string) *progress {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return &progress{w: w, what: what, start: time.Now()}
+}
+
+func (p *progress) step(done, total int64) {
+	if p == nil || time.Since(p.last) < redraw {
+		return
+	}
+	p.last = time.Now()
+	percent := int64(100)
+	if total > 0 {
+		percent = min(100, done*100/total)
+	}
+	speed := float64(done) / max(time.Since(p.start).Seconds(), 0.001)
+	fmt.Fprintf(p.w, "\r%s %3d %%  %s of %s, %s/s\x1b[K", p.what, percent, size(done), size(total), size(int64(speed)))
+	p.drawn = true
+}
+
+// clear takes the line away.
+func (p *progress) clear() {
+	if p != nil && p.drawn {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}
+
+// size prints bytes for people, in powers of 1024.
+func size(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1024, 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}
