@@ -44,7 +44,7 @@ func targets(t *testing.T) map[string]target {
 }
 
 // embedded starts a server on the loopback address for one test.
-func embedded(t testing.TB) target {
+func embedded(t testing.TB, change ...func(*server.Config)) target {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "kms")
 	ca, err := server.Init(dir, []string{"localhost", "127.0.0.1"})
@@ -55,7 +55,11 @@ func embedded(t testing.TB) target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := server.Open(server.Config{Dir: dir})
+	cfg := server.Config{Dir: dir}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := server.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

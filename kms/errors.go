@@ -32,6 +32,8 @@ var (
 	ErrMalformed = errors.New("the KMS gave a malformed answer")
 	// ErrTLS: the server is not the one that the CA vouches for.
 	ErrTLS = errors.New("the KMS cannot prove who it is")
+	// ErrLimit: the user has as many unused tokens as the KMS allows.
+	ErrLimit = errors.New("the KMS holds too many unused tokens of yours")
 	// ErrDenied: the KMS refuses this token or what was asked.
 	ErrDenied = errors.New("the KMS refuses")
 )
@@ -83,6 +85,8 @@ func Hint(err error) string {
 		return "somebody else may have used the token: tell your security officer, then seal the job again"
 	case errors.Is(err, ErrTLS):
 		return "check that the site file is the administrator's newest, and that the clock is right; do not go on without"
+	case errors.Is(err, ErrLimit):
+		return "revoke the tokens of jobs that will not run, or wait until they expire"
 	case errors.Is(err, ErrDenied):
 		return "get a new token of your own from the KMS's administrator"
 	case errors.Is(err, ErrUnreachable):
@@ -98,10 +102,11 @@ func (c *Client) fail(op string, kind error, cause string) *Error {
 }
 
 // The texts by which a server tells these answers apart; OpenBao and Vault:
-// vault/wrapping.go. The second is the embedded server's addition.
+// vault/wrapping.go. The others are the embedded server's additions.
 const (
 	tokenGone    = "wrapping token is not valid or does not exist"
 	tokenExpired = "wrapping token has expired"
+	tooMany      = "user has too many unused wrapping tokens"
 )
 
 // classify turns whatever the API client returned into an Error with a cause
@@ -155,6 +160,8 @@ func (c *Client) classifyAnswer(op string, re *api.ResponseError) *Error {
 		return c.fail(op, ErrExpired, "")
 	case re.StatusCode == 400 && said(tokenGone):
 		return c.fail(op, ErrUsed, "")
+	case re.StatusCode == 429 && said(tooMany):
+		return c.fail(op, ErrLimit, "")
 	case re.StatusCode == 429:
 		return c.fail(op, ErrUnreachable, "too many requests, "+status)
 	case re.StatusCode >= 500:

@@ -154,7 +154,9 @@ func TestAHostileAnswerToAnUnwrapIsRefusedWithOneClearCause(t *testing.T) {
 		"too many":           {say(429, `{"errors":[]}`), kms.ErrUnreachable, true},
 		"not found":          {say(404, `{"data":{"job_key":"`+key+`"}}`), kms.ErrMalformed, true},
 		"teapot":             {say(418, ``), kms.ErrMalformed, true},
-		"redirect":           {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://127.0.0.1:1/", 307) }, kms.ErrMalformed, true},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		}, kms.ErrMalformed, true},
 		"redirect with a key": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", r.URL.Path)
 			say(302, `{"data":{"job_key":"`+key+`"}}`)(w, r)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cloister/kms"
+	"cloister/kms/server"
 	"cloister/secret"
 )
 
@@ -126,6 +127,24 @@ func TestWrapRefusesWhatIsNotAJobKeyOrALife(t *testing.T) {
 	}
 	if _, err := c.Wrap(t.Context(), secret.Bytes{}, newKey(t), time.Hour); !errors.Is(err, kms.ErrDenied) {
 		t.Errorf("without a token: %v", err)
+	}
+}
+
+func TestAUserWithTooManyUnusedTokensIsToldSo(t *testing.T) {
+	k := embedded(t, func(c *server.Config) { c.MaxTokens = 1 })
+	mustWrap(t, k, newKey(t), time.Hour)
+	_, err := k.client(t).Wrap(t.Context(), k.user, newKey(t), time.Hour)
+	if !errors.Is(err, kms.ErrLimit) || kms.Hint(err) == "" {
+		t.Errorf("%v, want ErrLimit", err)
+	}
+}
+
+func TestATokenThatTheEmbeddedServerKnowsToBeExpiredIsNotAnIncident(t *testing.T) {
+	k := embedded(t)
+	tok := mustWrap(t, k, newKey(t), time.Second)
+	time.Sleep(2 * time.Second)
+	if _, err := k.client(t).Redeem(t.Context(), tok.Token); !errors.Is(err, kms.ErrExpired) || errors.Is(err, kms.ErrUsed) {
+		t.Errorf("%v, want ErrExpired", err)
 	}
 }
 

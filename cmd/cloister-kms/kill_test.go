@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -204,5 +203,5 @@ func status(dir, address string) (string, error) {
 	cmd := exec.Command(os.Args[0], "status", "--state", dir, "--port", address[strings.LastIndex(address, ":")+1:])
 	cmd.Env = append(os.Environ(), runAsMain+"=1")
 	b, err := cmd.CombinedOutput()
-	return fmt.Sprintf("%s", b), err
+	return string(b), err
 }

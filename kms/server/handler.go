@@ -12,11 +12,12 @@ import (
 )
 
 // Texts of Vault's error bodies that clients tell answers apart by
-// (vault/wrapping.go, vault/logical_system.go); tokenExpired is an addition
-// of ours, sent beside tokenGone.
+// (vault/wrapping.go, vault/logical_system.go); tokenExpired, sent beside
+// tokenGone, and tooManyTokens are additions of ours.
 const (
 	tokenGone        = "wrapping token is not valid or does not exist"
 	tokenExpired     = "wrapping token has expired"
+	tooManyTokens    = "user has too many unused wrapping tokens"
 	permissionDenied = "permission denied"
 )
 

@@ -165,7 +165,11 @@ func TestExpiredTokensSayExpiredThenVanishAndTheirPayloadGoesAtOnce(t *testing.T
 	if n, err := k.store.purge(k.clock); n != 0 || err != nil {
 		t.Errorf("purged %d again, %v", n, err)
 	}
-	k.clock = k.clock.Add(keepExpired)
+	k.clock = k.clock.Add(-time.Hour)
+	if code, text := k.unwrap(w.Token); code != 400 || !strings.Contains(text, tokenExpired) {
+		t.Errorf("with the clock put back after the purge: %d %s", code, text)
+	}
+	k.clock = k.clock.Add(time.Hour + keepExpired)
 	if n, err := k.store.purge(k.clock); n != 1 || err != nil {
 		t.Fatalf("a day later: purged %d, %v", n, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"cloister/mutant"
 )
@@ -42,7 +43,7 @@ var (
 var (
 	errGone    = errors.New(tokenGone)
 	errExpired = errors.New(tokenExpired)
-	errTooMany = errors.New("user has too many unused wrapping tokens")
+	errTooMany = errors.New(tooManyTokens)
 )
 
 // record is what is kept of a wrapping token. Times are Unix seconds.
@@ -67,7 +68,7 @@ type store struct{ db *bolt.DB }
 func openStore(dir string) (*store, error) {
 	path := filepath.Join(dir, databaseFile)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use by another cloister-kms", path)
 	}
 	if err != nil {
@@ -297,7 +298,8 @@ func put(tx *bolt.Tx, h tokenHash, rec record) error {
 
 func get(tx *bolt.Tx, h tokenHash, now time.Time) (record, error) {
 	rec, err := read(tx, h)
-	if err == nil && !now.Before(rec.expires()) {
+	// An emptied record has expired, even if the clock was put back since.
+	if err == nil && (!now.Before(rec.expires()) || len(rec.Sealed) == 0) {
 		err = errExpired
 	}
 	return rec, err
