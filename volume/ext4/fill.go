@@ -11,8 +11,12 @@ import (
 type Contents func(*Inode) (io.ReaderAt, error)
 
 // Used tells how many of the blocks from first on are in use: the others are
-// never read by anybody and need not be written.
+// never read by anybody and need not be written. A range that lies within the
+// inode tables of groups without inodes is not in use either.
 func (im *Image) Used(first, count int64) int64 {
+	if first >= int64(im.unwrittenTables()) && first+count <= int64(im.contents()) {
+		return 0
+	}
 	return max(0, min(count, int64(im.used)-first))
 }
 
@@ -184,7 +188,10 @@ func (im *Image) descriptor(b []byte, g uint32) {
 	le.PutUint16(b[0xC:], uint16(im.groupBlocks(g)-usedIn(g, blocksPerGroup, im.used)))
 	le.PutUint16(b[0xE:], uint16(im.perG-inodes))
 	le.PutUint16(b[0x10:], uint16(im.dirs[g]))
-	le.PutUint16(b[0x12:], 0x4) // INODE_ZEROED: every table is written, zeros included
+	le.PutUint16(b[0x12:], groupInodeZeroed)
+	if inodes == 0 {
+		le.PutUint16(b[0x12:], groupInodeUninit)
+	}
 	le.PutUint16(b[0x1C:], uint16(im.perG-inodes))
 	bitmap := make([]byte, BlockSize)
 	im.blockBitmap(bitmap, g)

@@ -78,6 +78,12 @@ const (
 	typeSocket  = 0xC000
 )
 
+// Flags of a group descriptor, group_descr.rst.
+const (
+	groupInodeUninit = 0x1 // inode table and bitmap are not initialised
+	groupInodeZeroed = 0x4 // inode table is written, zeros included
+)
+
 const (
 	extentMagic   = 0xF30A
 	extentMaxInit = 32768 // blocks; a larger length means unwritten

@@ -214,7 +214,7 @@ func FuzzList(f *testing.F) {
 			at := int(le.Uint32(patch)) % (len(b) - 1)
 			copy(b[at:], patch[4:6])
 		}
-		names, err := list(bytes.NewReader(b), int64(len(b)))
+		names, err := listUpTo(bytes.NewReader(b), int64(len(b)), 1<<20)
 		if err != nil {
 			return
 		}

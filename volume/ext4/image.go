@@ -280,6 +280,13 @@ func (im *Image) contents() uint32 {
 	return im.inodeTables() + im.groups*im.perG/inodesPerBlock
 }
 
+// unwrittenTables is where the tables of the groups without inodes begin. The
+// kernel fills them with zeros when the file system is first written to.
+func (im *Image) unwrittenTables() uint32 {
+	groups := (im.lastInode() + im.perG - 1) / im.perG
+	return im.inodeTables() + groups*im.perG/inodesPerBlock
+}
+
 // place gives every inode its blocks.
 func (im *Image) place() {
 	at := im.contents()

@@ -67,7 +67,7 @@ func (f *File) dirBlock(out []DirEntry, b []byte, index int64) ([]DirEntry, erro
 		at += size
 		if index == 0 && n < 2 {
 			if e.Name != [2]string{".", ".."}[n] || n == 0 && number != f.Number {
-				return nil, errors.New("does not begin with . and ..")
+				return nil, errors.New("the entries . and .. are not the first ones")
 			}
 			continue
 		}
