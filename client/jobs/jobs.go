@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,9 +77,7 @@ func New(m *sealed.Manifest) *Record {
 	for _, v := range m.Volumes {
 		r.Volumes = append(r.Volumes, Volume{v.Path, v.Mount, v.Mode, v.Create, v.Size, v.Pinned.UUID})
 	}
-	for name := range m.Environment {
-		r.Variables = append(r.Variables, name)
-	}
+	r.Variables = slices.Sorted(maps.Keys(m.Environment))
 	if m.Image != nil {
 		r.Image = &Image{m.Image.Path, m.Image.SHA256, m.Image.Mount}
 	}

@@ -72,9 +72,11 @@ func classify(err error) (status int, next string) {
 			return k.status, k.next
 		}
 	}
-	// cobra's own complaint about an unknown command has no type.
-	if strings.HasPrefix(err.Error(), "unknown command") {
-		return advice.Usage, "cloister --help"
+	// cobra's own complaints have no type.
+	for _, complaint := range []string{"unknown command", "required flag"} {
+		if strings.HasPrefix(err.Error(), complaint) {
+			return advice.Usage, "cloister --help"
+		}
 	}
 	return advice.Failure, ""
 }
