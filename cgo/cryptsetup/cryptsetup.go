@@ -78,11 +78,11 @@ static int open_verity(const char *data, const char *hash, const char *name,
 	return r;
 }
 
-static int close_device(const char *name, uint32_t flags, struct report *report)
+static int close_device(const char *name, struct report *report)
 {
 	int r;
 	crypt_set_log_callback(NULL, keep_error, report);
-	r = crypt_deactivate_by_name(NULL, name, flags);
+	r = crypt_deactivate_by_name(NULL, name, 0);
 	crypt_set_log_callback(NULL, NULL, NULL);
 	return r;
 }
@@ -219,31 +219,11 @@ func State(name string) Status {
 
 // Close removes the mapping. The error wraps ErrBusy or ErrNotActive where
 // that is the cause.
-func Close(name string) error { return deactivate(name, 0) }
-
-// ForceClose removes the mapping; if it is in use, its table is replaced by
-// one that answers every request with an error, so that the kernel drops the
-// key. Then the error wraps ErrBusy and the empty device goes away with its
-// last user.
-func ForceClose(name string) error {
-	err := deactivate(name, C.CRYPT_DEACTIVATE_FORCE)
-	if err == nil || errors.Is(err, ErrNotActive) {
-		return err
-	}
-	if deferred := deactivate(name, C.CRYPT_DEACTIVATE_DEFERRED); deferred != nil {
-		return errors.Join(err, deferred)
-	}
-	if State(name) == Inactive {
-		return nil
-	}
-	return fmt.Errorf("closing %s: %w: table replaced, removal deferred", name, ErrBusy)
-}
-
-func deactivate(name string, flags C.uint32_t) error {
+func Close(name string) error {
 	s := newStrings()
 	defer s.free()
 	n := s.add(name)
-	return call("closing "+name, func(r *C.struct_report) C.int { return C.close_device(n, flags, r) })
+	return call("closing "+name, func(r *C.struct_report) C.int { return C.close_device(n, r) })
 }
 
 // call runs f alone and makes an error of what it returns.

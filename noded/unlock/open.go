@@ -159,8 +159,13 @@ func (o *opening) mount(device string) (*os.File, error) {
 		options = append(options, "noinit_itable")
 	}
 	m, err := detached.New("ext4", options, attrs)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EIO):
+		return nil, fmt.Errorf("%w: the file is not the one that the manifest pins, or was altered", err)
+	case errors.Is(err, unix.EINVAL):
 		return nil, fmt.Errorf("%w: wrong key, or no ext4 file system in the volume", err)
+	case err != nil:
+		return nil, err
 	}
 	if o.Create {
 		// The owner sees an empty directory, not e2fsck's.
