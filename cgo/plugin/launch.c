@@ -55,9 +55,30 @@ static bool put_owner(struct cl_writer *w, spank_t sp)
 	return true;
 }
 
+/*
+ * The job's nodes. Slurm 24.11 answers 0 for the batch step; there slurmstepd
+ * itself sets the variable (env_array_for_batch_job), over what the user gave.
+ */
+static bool put_nodes(struct cl_writer *w, spank_t sp)
+{
+	char text[12], *end;
+	unsigned long n;
+
+	if (!cl_step.batch)
+		return put_item(w, sp, "nnodes", S_JOB_NNODES);
+	if (spank_getenv(sp, "SLURM_JOB_NUM_NODES", text, sizeof(text)) !=
+	    ESPANK_SUCCESS)
+		return false;
+	n = strtoul(text, &end, 10);
+	if (text[0] < '1' || text[0] > '9' || *end || n > UINT32_MAX)
+		return false;
+	cl_put_number(w, "nnodes", n);
+	return true;
+}
+
 static bool put_numbers(struct cl_writer *w, spank_t sp)
 {
-	return put_item(w, sp, "nnodes", S_JOB_NNODES) &&
+	return put_nodes(w, sp) &&
 	       put_item(w, sp, "nodeid", S_JOB_NODEID) &&
 	       put_item(w, sp, "ntasks", S_JOB_LOCAL_TASK_COUNT) &&
 	       put_item(w, sp, "restart", S_SLURM_RESTART_COUNT) &&
