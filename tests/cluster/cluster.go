@@ -23,6 +23,10 @@ import (
 	"time"
 )
 
+// patience is how long a guest may take to boot and Slurm to become idle. Two minutes are usual under
+// emulation; on a host starved by other work ten were seen.
+const patience = 15 * time.Minute
+
 // Options say which cluster Start makes. The zero value is a bare one, from the saved state.
 type Options struct {
 	// Prepare makes the bare cluster into the wanted one, for example by installing the product. It runs once
@@ -210,7 +214,7 @@ func (c *Cluster) Boot(ctx context.Context, node string) error {
 
 // booted waits for a guest's agent and sees to it that a dead QEMU does not keep the caller waiting.
 func (c *Cluster) booted(ctx context.Context, g *node) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ended := make(chan struct{})
 	go func() {

@@ -13,7 +13,7 @@ func (c *Cluster) WaitIdle(ctx context.Context, nodes ...string) error {
 	if len(nodes) == 0 {
 		nodes = slurmNodes()
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var last string
 	for {
@@ -41,7 +41,7 @@ func (c *Cluster) WaitIdle(ctx context.Context, nodes ...string) error {
 // that slurmctld still shows what it knew of the node's earlier life.
 func (c *Cluster) waitSlurm(ctx context.Context, node string) error {
 	// Degraded is for the test to judge: --wait fails then.
-	if _, err := c.Output(ctx, node, "systemctl is-system-running --wait; true"); err != nil {
+	if _, err := c.Output(ctx, node, "systemctl is-system-running --wait; true", Timeout(patience)); err != nil {
 		return err
 	}
 	switch {
@@ -56,14 +56,13 @@ func (c *Cluster) waitSlurm(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	registered := fmt.Sprintf(`for i in $(seq 240); do
+	registered := fmt.Sprintf(`while :; do
   t=$(timeout 20 scontrol show node -o %s | sed -n 's/.*SlurmdStartTime=\([^ ]*\).*/\1/p')
   [ -z "$t" ] || [ "$(date -d "$t" +%%s 2>/dev/null || echo 0)" -lt %s ] || exit 0
   sleep 0.5
-done
-echo "slurmd did not register" >&2; exit 1`, node, strings.TrimSpace(booted))
-	if _, err := c.Output(ctx, Head, registered); err != nil {
-		return err
+done`, node, strings.TrimSpace(booted))
+	if _, err := c.Output(ctx, Head, registered, Timeout(patience)); err != nil {
+		return fmt.Errorf("wait for %s's slurmd to register: %w", node, err)
 	}
 	return c.WaitIdle(ctx, node)
 }
