@@ -43,7 +43,7 @@ var ErrExists = errors.New("already exists")
 func Create(ctx context.Context, o CreateOptions) (Pinned, Keys, error) {
 	p, k, err := create(ctx, o)
 	if err != nil {
-		return Pinned{}, Keys{}, fmt.Errorf("creating the volume %s: %w", o.Path, err)
+		return Pinned{}, Keys{}, printableError{fmt.Errorf("creating the volume %s: %w", o.Path, err)}
 	}
 	return p, k, nil
 }

@@ -34,7 +34,8 @@ type ExtractOptions struct {
 type Summary struct {
 	Files, Directories, Symlinks int
 	Bytes                        int64 // of contents, holes left out
-	// Skipped names devices, FIFOs and sockets, which are never made.
+	// Skipped names devices, FIFOs and sockets, which are never made. Characters
+	// that a terminal would obey are escaped.
 	Skipped []string
 }
 
@@ -50,7 +51,7 @@ type Summary struct {
 func Extract(ctx context.Context, o ExtractOptions) (Summary, error) {
 	s, err := extract(ctx, o)
 	if err != nil {
-		return Summary{}, fmt.Errorf("extracting the volume %s: %w", o.Path, err)
+		return Summary{}, printableError{fmt.Errorf("extracting the volume %s: %w", o.Path, err)}
 	}
 	return s, nil
 }
@@ -59,7 +60,10 @@ func extract(ctx context.Context, o ExtractOptions) (_ Summary, err error) {
 	if _, err := path.Match(o.Only, "x"); err != nil {
 		return Summary{}, fmt.Errorf("pattern %q: %w", o.Only, err)
 	}
-	to := filepath.Clean(o.To)
+	to, err := filepath.Abs(o.To)
+	if err != nil {
+		return Summary{}, err
+	}
 	if err := mustBeFree(to); err != nil {
 		return Summary{}, err
 	}
@@ -239,7 +243,7 @@ func (x *extractor) visit(ctx context.Context, v ext4.Visit) error {
 		}
 		x.sum.Files++
 	default:
-		x.sum.Skipped = append(x.sum.Skipped, fmt.Sprintf("%s (%s)", p, v.File.TypeName()))
+		x.sum.Skipped = append(x.sum.Skipped, fmt.Sprintf("%s (%s)", printable(p), v.File.TypeName()))
 		return nil
 	}
 	if v.File.Links > 1 {

@@ -78,6 +78,20 @@ func TestAHostileVolumeNeverReachesOutsideTheTarget(t *testing.T) {
 	}
 }
 
+func TestNamesInMessagesCannotCommandTheTerminal(t *testing.T) {
+	src := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(src, "file"), []byte("x"), 0o600))
+	dir, path, p, k := rewritten(t, src, func(b []byte) {
+		rename(t, b, "file", "\x1b[2J")
+		at := bytes.Index(b, []byte("\x1b[2J"))
+		binary.LittleEndian.PutUint32(b[at-8:], 1) // a reserved inode
+	})
+	_, err := Extract(context.Background(), ExtractOptions{Path: path, To: filepath.Join(dir, "out"), Pinned: p, VolumeKey: k.VolumeKey})
+	if err == nil || strings.Contains(err.Error(), "\x1b") || !strings.Contains(err.Error(), "x1b[2J") {
+		t.Errorf("got %q", err)
+	}
+}
+
 func TestPrivilegedModesAndSpecialFilesAreNotRestored(t *testing.T) {
 	src := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(src, "suid"), []byte("x"), 0o755))

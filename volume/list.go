@@ -9,7 +9,8 @@ import (
 	"cloister/volume/ext4"
 )
 
-// Item is one name in a volume.
+// Item is one name in a volume. Path and Target are as they stand there and may
+// hold characters that a terminal obeys: print them with %q.
 type Item struct {
 	Path     string
 	Mode     fs.FileMode // type and permission bits
@@ -23,7 +24,7 @@ type Item struct {
 // parameters, in the order that Extract takes.
 func List(path string, p Pinned, volumeKey secret.Bytes, f func(Item) error) error {
 	if err := list(path, p, volumeKey, f); err != nil {
-		return fmt.Errorf("listing the volume %s: %w", path, err)
+		return printableError{fmt.Errorf("listing the volume %s: %w", path, err)}
 	}
 	return nil
 }

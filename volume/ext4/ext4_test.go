@@ -280,7 +280,7 @@ func source(t testing.TB) string {
 	must(os.Link(p("a"), p("sub/hard")))
 	must(os.Symlink("a", p("fast")))
 	must(os.Symlink(strings.Repeat("/very-long", 20), p("sub/slow")))
-	for k := range 3000 {
+	for k := range 800 {
 		must(os.WriteFile(p(fmt.Sprintf("many/file-with-a-long-name-%04d", k)), []byte{byte(k)}, 0o644))
 	}
 	f, err := os.Create(p("sparse"))

@@ -234,7 +234,7 @@ func (fs *FS) inode(n uint32) (*File, error) {
 		return nil, errors.New("is in a directory, but deleted")
 	}
 	extra := int64(le.Uint16(raw[0x80:]))
-	if extra < 28 || extra%4 != 0 || extra > fs.inodeSize-128 {
+	if extra < 24 || extra%4 != 0 || extra > fs.inodeSize-128 {
 		return nil, fmt.Errorf("extra size %d is out of bounds", extra)
 	}
 	if fs.csum {

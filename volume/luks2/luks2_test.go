@@ -133,8 +133,8 @@ func TestCryptsetupOpensWhatWeWriteAlsoFromTheSecondaryHeaderAlone(t *testing.T)
 func TestWeOpenWhatCryptsetupWrites(t *testing.T) {
 	pass := "correct horse"
 	for name, args := range map[string][]string{
-		"argon2id":      {"--pbkdf", "argon2id", "--pbkdf-memory", "65536", "--pbkdf-force-iterations", "4"},
-		"argon2i":       {"--pbkdf", "argon2i", "--pbkdf-memory", "65536", "--pbkdf-force-iterations", "4"},
+		"argon2id":      {"--pbkdf", "argon2id", "--pbkdf-memory", "16384", "--pbkdf-force-iterations", "4"},
+		"argon2i":       {"--pbkdf", "argon2i", "--pbkdf-memory", "16384", "--pbkdf-force-iterations", "4"},
 		"pbkdf2":        {"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"},
 		"pbkdf2-sha512": {"--pbkdf", "pbkdf2", "--hash", "sha512", "--pbkdf-force-iterations", "1000"},
 		"sector-4096":   {"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--sector-size", "4096", "--label", "x"},
@@ -165,6 +165,33 @@ func TestWeOpenWhatCryptsetupWrites(t *testing.T) {
 				t.Errorf("a wrong passphrase gave %v", err)
 			}
 		})
+	}
+}
+
+func TestCryptsetupAddsAKeyToWhatWeWroteAndWeOpenIt(t *testing.T) {
+	vk, kk := newKeys(t)
+	path := newVolume(t, Params{UUID: testUUID}, vk, kk)
+	dir := t.TempDir()
+	keyFile, second := filepath.Join(dir, "key"), filepath.Join(dir, "second")
+	writeFile(t, keyFile, kk.Reveal())
+	writeFile(t, second, []byte("another passphrase"))
+	for range 2 { // PayloadOffset leaves room for three
+		run(t, "cryptsetup", "luksAddKey", "-q", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", keyFile, path, second)
+	}
+	h, f := open(t, path)
+	if len(h.Keyslots) != 3 {
+		t.Errorf("keyslots %+v", h.Keyslots)
+	}
+	for _, pass := range []secret.Bytes{kk, secret.New([]byte("another passphrase"))} {
+		if got, err := h.Unlock(f, pass); err != nil || !got.Equal(vk) {
+			t.Errorf("unlocking: %v", err)
+		}
+	}
+	if ok, err := h.CheckVolumeKey(vk); !ok || err != nil {
+		t.Errorf("the volume key does not match its own digest: %v", err)
+	}
+	if ok, _ := h.CheckVolumeKey(secret.Alloc(64)); ok {
+		t.Error("another volume key matches")
 	}
 }
 
