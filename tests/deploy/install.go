@@ -101,7 +101,7 @@ func (in *installer) people(ctx context.Context) error {
 	var signers strings.Builder
 	for _, who := range researchers {
 		l := laptop{bin: in.bin, netns: in.Netns(), home: in.home(who), dir: in.laptops}
-		out, err := l.run(ctx, "init")
+		out, err := l.run(ctx, "init", "--user", who)
 		if err == nil {
 			_, err = l.run(ctx, "site", "add", in.file("site.toml"))
 		}
