@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"cloister/cgo/cryptsetup"
@@ -18,9 +17,6 @@ const (
 	busyWait = 10 * time.Second
 	busyPoll = 10 * time.Millisecond
 )
-
-// errNoDevice is what sysfs answers for a device that is being removed.
-var errNoDevice error = syscall.ENODEV
 
 type closeRequest struct {
 	Names []string `json:"names"`

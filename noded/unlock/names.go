@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // ErrBusy is wrapped by Close's error when something still had a volume open
@@ -91,8 +92,8 @@ func devices() ([]device, error) {
 	var all []device
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNoDevice) {
-			continue // went away meanwhile
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.EINVAL) {
+			continue // went away meanwhile: EINVAL is what sysfs said then
 		}
 		if err != nil {
 			return nil, fmt.Errorf("listing device-mapper names: %w", err)
