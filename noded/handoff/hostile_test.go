@@ -225,8 +225,10 @@ func TestListenTakesThePlaceOfASocketOnly(t *testing.T) {
 	}
 	l.Close()
 	os.Remove(path)
-	os.WriteFile(path, nil, 0o600)
-	if l, err = Listen(path); err == nil {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Listen(path); err == nil {
 		l.Close()
 		t.Error("an ordinary file was replaced")
 	}

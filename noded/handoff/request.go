@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"unicode/utf8"
 )
 
 // BatchStep is Slurm's number of the step that runs the batch script
@@ -171,7 +170,7 @@ func flag(b *bool) func(string) error {
 // trailing slashes, dots and doubles that a shell lets stand: it is cleaned.
 func directory(p *string) func(string) error {
 	return func(v string) error {
-		if !path.IsAbs(v) || len(v) > pathBytesMax || !utf8.ValidString(v) {
+		if !path.IsAbs(v) || len(v) > pathBytesMax {
 			return errors.New("not an absolute path")
 		}
 		*p = path.Clean(v)

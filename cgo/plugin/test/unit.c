@@ -1,16 +1,24 @@
 /*
- * Tests of what needs no Slurm: the codec, the environment, the two walls.
+ * Tests of what needs no Slurm: the codec, the environment, the two walls, the
+ * way into the job view.
  * Each CHECK names a behaviour; the sanitizers watch over the rest.
  */
 #define _GNU_SOURCE
 #include "client.h"
 #include "environment.h"
 #include "noexec.h"
+#include "view.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -208,6 +216,109 @@ static void each_wall_alone_stops_programs(void)
 	CHECK("the filter stops it", in_child(cl_forbid_exec) == 13);
 }
 
+/* Runs a check in a process of its own; it says what was not so by failing. */
+static int alone(void (*check)(void))
+{
+	pid_t pid;
+	int status = -1;
+
+	fflush(stdout);
+	if ((pid = fork()) == 0) {
+		failed = 0;
+		check();
+		fflush(stdout);
+		_exit(failed);
+	}
+	waitpid(pid, &status, 0);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static ino_t inode(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 ? st.st_ino : 0;
+}
+
+static void a_task_in_the_view_has_no_way_back(void)
+{
+	char why[CL_WHY_BYTES] = "";
+	struct rlimit core;
+	ino_t mnt, ipc;
+	int m, i;
+
+	CHECK("a view", unshare(CLONE_NEWNS | CLONE_NEWIPC) == 0);
+	m = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	i = open("/proc/self/ns/ipc", O_RDONLY | O_CLOEXEC);
+	mnt = inode("/proc/self/ns/mnt");
+	ipc = inode("/proc/self/ns/ipc");
+	CHECK("somewhere else", unshare(CLONE_NEWNS | CLONE_NEWIPC) == 0 &&
+					chdir("/tmp") == 0 &&
+					inode("/proc/self/ns/mnt") != mnt);
+	CHECK("it enters", cl_enter_view(m, i, why) == 0);
+	CHECK("the mount namespace", inode("/proc/self/ns/mnt") == mnt);
+	CHECK("the IPC namespace", inode("/proc/self/ns/ipc") == ipc);
+	CHECK("both are closed", fcntl(m, F_GETFD) < 0 && fcntl(i, F_GETFD) < 0);
+	CHECK("it left its directory", inode(".") == inode("/"));
+	CHECK("no_new_privs", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
+	for (int cap = 0; cap < 41; cap++)
+		CHECK("an empty bounding set",
+		      prctl(PR_CAPBSET_READ, cap, 0, 0, 0) <= 0);
+	CHECK("no core dumps", getrlimit(RLIMIT_CORE, &core) == 0 &&
+				       core.rlim_cur == 0 && core.rlim_max == 0);
+	CHECK("it can still become the user", setregid(65534, 65534) == 0 &&
+						      setreuid(65534, 65534) == 0);
+}
+
+static void a_view_that_is_none_is_refused(void)
+{
+	int m = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	int i = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	char why[CL_WHY_BYTES] = "";
+
+	CHECK("it is refused", cl_enter_view(m, i, why) < 0);
+	CHECK("its reason", strstr(why, "IPC namespace"));
+	CHECK("both are closed", fcntl(m, F_GETFD) < 0 && fcntl(i, F_GETFD) < 0);
+}
+
+static void output_goes_to_ordinary_files_only(void)
+{
+	char dir[] = "/tmp/cloister-unit.XXXXXX", why[CL_WHY_BYTES];
+	ino_t before = inode("/proc/self/fd/1");
+	char text[8] = "";
+	int fd;
+
+	CHECK("a directory", mkdtemp(dir) && chdir(dir) == 0);
+	CHECK("its content", mkfifo("fifo", 0600) == 0 &&
+				     symlink("ok", "link") == 0 &&
+				     mkdir("dir", 0700) == 0);
+	CHECK("a FIFO", cl_take_stdio("ok", "fifo", "/", 1, why) < 0);
+	CHECK("a symbolic link", cl_take_stdio("link", "ok", "/", 1, why) < 0);
+	CHECK("a directory", cl_take_stdio("dir", "ok", "/", 1, why) < 0);
+	CHECK("a device", cl_take_stdio("/dev/null", "ok", "/", 1, why) < 0);
+	CHECK("nowhere", cl_take_stdio("none/ok", "ok", "/", 1, why) < 0);
+	CHECK("its reason", strstr(why, "none/ok: No such file"));
+	CHECK("no working directory", cl_take_stdio("ok", "ok", "none", 1, why) < 0);
+	CHECK("nothing was changed", inode("/proc/self/fd/1") == before);
+
+	fd = open("ok", O_WRONLY);
+	CHECK("something is there", write(fd, "a", 1) == 1);
+	close(fd);
+	fflush(stdout);
+	fd = dup(1);
+	CHECK("it is taken", cl_take_stdio("ok", "err", "dir", 1, why) == 0);
+	CHECK("written to", write(1, "b", 1) == 1 && write(2, "c", 1) == 1);
+	dup2(fd, 1);
+	CHECK("the working directory", inode(".") == inode("../dir"));
+	CHECK("input is empty", read(0, text, 1) == 0);
+	fd = open("../ok", O_RDONLY);
+	CHECK("appended", read(fd, text, 8) == 2 && !strcmp(text, "ab"));
+	CHECK("private", ({ struct stat st; stat("../err", &st); st.st_mode & 0777; }) == 0600);
+	CHECK("cleaned", chdir(dir) == 0 && unlink("ok") == 0 && unlink("err") == 0 &&
+				 unlink("fifo") == 0 && unlink("link") == 0 &&
+				 rmdir("dir") == 0 && rmdir(dir) == 0);
+}
+
 static void a_socket_of_another_is_refused(void)
 {
 	struct timespec soon = cl_deadline(1);
@@ -232,6 +343,9 @@ int main(void)
 		return 1;
 	}
 	each_wall_alone_stops_programs();
+	CHECK("the view", alone(a_task_in_the_view_has_no_way_back));
+	CHECK("no view", alone(a_view_that_is_none_is_refused));
+	CHECK("output", alone(output_goes_to_ordinary_files_only));
 	printf(failed ? "unit: FAILED\n" : "unit: ok\n");
 	return failed;
 }
