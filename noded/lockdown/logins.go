@@ -111,8 +111,7 @@ func (d Doors) endLeftBehind(ctx context.Context) error {
 				return true
 			}
 			for _, n := range names {
-				// A template is matched as the pattern of its instances.
-				if ok, _ := path.Match(strings.Replace(n, "@.", "@*.", 1), part); ok {
+				if ok, _ := path.Match(pattern(n), part); ok {
 					return true
 				}
 			}

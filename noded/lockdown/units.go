@@ -32,23 +32,54 @@ func unmasked(ctx context.Context, c *systemd.Conn, names []string) ([]string, e
 	if err != nil {
 		return nil, err
 	}
+	plain, templates := sorted(names)
+	list, err := statusOf(ctx, c, plain)
+	if err != nil {
+		return nil, err
+	}
 	var out []string
-	for _, n := range names {
-		if strings.Contains(n, "@.") {
-			if !isMasked(files[n]) {
-				out = append(out, n)
-			}
-			continue
+	for i, n := range plain {
+		if list[i].LoadState != "masked" {
+			out = append(out, n)
 		}
-		list, err := c.ListUnitsByNamesContext(ctx, []string{n})
-		if err != nil {
-			return nil, fmt.Errorf("listing the state of %s: %w", n, err)
-		}
-		if len(list) != 1 || list[0].LoadState != "masked" {
+	}
+	for _, n := range templates {
+		if !isMasked(files[n]) {
 			out = append(out, n)
 		}
 	}
 	return out, nil
+}
+
+// sorted parts templates from other units.
+func sorted(names []string) (plain, templates []string) {
+	for _, n := range names {
+		if strings.Contains(n, "@.") {
+			templates = append(templates, n)
+		} else {
+			plain = append(plain, n)
+		}
+	}
+	return plain, templates
+}
+
+// pattern matches a template's instances.
+func pattern(template string) string { return strings.Replace(template, "@.", "@*.", 1) }
+
+// statusOf is one status for each unit, in the same order; of an alias it is
+// the status, and the name, of what it stands for.
+func statusOf(ctx context.Context, c *systemd.Conn, units []string) ([]systemd.UnitStatus, error) {
+	if len(units) == 0 {
+		return nil, nil
+	}
+	list, err := c.ListUnitsByNamesContext(ctx, units)
+	if err != nil {
+		return nil, fmt.Errorf("listing the state of units: %w", err)
+	}
+	if len(list) != len(units) {
+		return nil, fmt.Errorf("listing the state of units: systemd knows %d of %s", len(list), strings.Join(units, ", "))
+	}
+	return list, nil
 }
 
 // isMasked: systemd's states are masked and masked-runtime.
@@ -74,20 +105,31 @@ var notDown = []string{"active", "activating", "reloading", "refreshing", "deact
 // that are not down.
 func runningUnits(ctx context.Context, c *systemd.Conn, names []string) (map[string][]string, error) {
 	out := map[string][]string{}
-	for _, name := range names {
-		var list []systemd.UnitStatus
-		var err error
-		if before, after, ok := strings.Cut(name, "@."); ok {
-			list, err = c.ListUnitsByPatternsContext(ctx, notDown, []string{before + "@*." + after})
-		} else {
-			list, err = c.ListUnitsByNamesContext(ctx, []string{name})
+	plain, templates := sorted(names)
+	list, err := statusOf(ctx, c, plain)
+	if err != nil {
+		return nil, err
+	}
+	for i, u := range list {
+		if slices.Contains(notDown, u.ActiveState) {
+			out[plain[i]] = append(out[plain[i]], u.Name)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("listing the state of %s: %w", name, err)
-		}
-		for _, u := range list {
-			if slices.Contains(notDown, u.ActiveState) {
-				out[name] = append(out[name], u.Name)
+	}
+	if len(templates) == 0 {
+		return out, nil
+	}
+	var patterns []string
+	for _, t := range templates {
+		patterns = append(patterns, pattern(t))
+	}
+	instances, err := c.ListUnitsByPatternsContext(ctx, notDown, patterns)
+	if err != nil {
+		return nil, fmt.Errorf("listing the instances of %s: %w", strings.Join(templates, ", "), err)
+	}
+	for _, u := range instances {
+		for i, t := range templates {
+			if ok, _ := path.Match(patterns[i], u.Name); ok && slices.Contains(notDown, u.ActiveState) {
+				out[t] = append(out[t], u.Name)
 			}
 		}
 	}
@@ -163,17 +205,15 @@ func startUnit(ctx context.Context, c *systemd.Conn, unit string) error {
 		return fmt.Errorf("starting %s: %w", unit, err)
 	}
 	for {
-		list, err := c.ListUnitsByNamesContext(ctx, []string{unit})
+		list, err := statusOf(ctx, c, []string{unit})
 		if err != nil {
 			return fmt.Errorf("starting %s: %w", unit, err)
 		}
-		if len(list) == 1 {
-			switch list[0].ActiveState {
-			case "active", "reloading":
-				return nil
-			case "failed":
-				return fmt.Errorf("starting %s: it failed", unit)
-			}
+		switch list[0].ActiveState {
+		case "active", "reloading":
+			return nil
+		case "failed":
+			return fmt.Errorf("starting %s: it failed", unit)
 		}
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("starting %s: %w", unit, err)
