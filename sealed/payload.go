@@ -58,7 +58,7 @@ func split(payload []byte) (*Manifest, []byte, error) {
 // checkScript wants what the kernel can execute and a C string can hold.
 func checkScript(script []byte) error {
 	if !bytes.HasPrefix(script, []byte("#!")) {
-		return errors.New("the script does not start with #!")
+		return errors.New("the script does not start with a #! line")
 	}
 	if i := bytes.IndexByte(script, 0); i >= 0 {
 		return fmt.Errorf("the script has a NUL at byte %d", i+1)

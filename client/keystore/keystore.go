@@ -63,8 +63,25 @@ type file struct {
 }
 
 // In returns the store in home, Cloister's directory. Nothing is made before
-// the first Put.
+// the first Prepare or Put.
 func In(home string) *Store { return &Store{filepath.Join(home, dirName)} }
+
+// Prepare makes the store and tries to write in it, so that nothing is
+// encrypted with keys that cannot be kept.
+func (s *Store) Prepare() error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("preparing the store of keys: %w", err)
+	}
+	f, err := os.CreateTemp(s.dir, ".*.tmp")
+	if err != nil {
+		return fmt.Errorf("preparing the store of keys: %w", err)
+	}
+	_, err = f.Write(make([]byte, 4096))
+	if err := errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
+		return fmt.Errorf("preparing the store of keys: %w", err)
+	}
+	return nil
+}
 
 // Put writes a volume's file. It refuses to replace one: keys are never
 // overwritten.

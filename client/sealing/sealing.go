@@ -70,9 +70,9 @@ type Options struct {
 // A Result is what Seal made.
 type Result struct {
 	Record *jobs.Record
-	// Shortened is set when the KMS gave the tokens a shorter life than was
-	// asked for, and so the job.
-	Shortened bool
+	// Warnings are sentences about what will not stop the sealing, but may
+	// surprise later.
+	Warnings []string
 }
 
 // Seal writes the sealed job to o.Out, replacing what is there.
@@ -110,8 +110,7 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	shortened, err := s.keys(ctx)
-	if err != nil {
+	if err := s.keys(ctx); err != nil {
 		return nil, err
 	}
 	file, err := s.encode(text)
@@ -121,7 +120,7 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	return s.write(file, shortened)
+	return s.write(file)
 }
 
 // sealing is one Seal at work.
@@ -135,6 +134,7 @@ type sealing struct {
 	planned   []keystore.Volume // that the node will make
 	kept      []string          // UUIDs of those that are in the store
 	accessors []string
+	warnings  []string
 	recorded  bool
 }
 
@@ -228,17 +228,18 @@ func (s *sealing) check() error {
 }
 
 // keys puts a fresh job key behind a token and a spare one.
-func (s *sealing) keys(ctx context.Context) (shortened bool, err error) {
+func (s *sealing) keys(ctx context.Context) error {
 	jobKey, err := secret.Random(rand.Reader, sealed.JobKeySize)
 	if err != nil {
-		return false, fmt.Errorf("making the job key: %w", err)
+		return fmt.Errorf("making the job key: %w", err)
 	}
 	defer jobKey.Wipe()
+	asked := s.m.Expires
 	var tokens []string
 	for range 2 {
-		t, err := s.o.KMS.Wrap(ctx, s.o.UserToken, jobKey, s.m.Expires.Sub(s.m.Created))
+		t, err := s.o.KMS.Wrap(ctx, s.o.UserToken, jobKey, asked.Sub(s.m.Created))
 		if err != nil {
-			return false, err
+			return err
 		}
 		s.accessors = append(s.accessors, t.Accessor)
 		tokens = append(tokens, string(t.Token.Reveal()))
@@ -246,15 +247,15 @@ func (s *sealing) keys(ctx context.Context) (shortened bool, err error) {
 		// A job must not outlive its tokens. The KMS's clock may be a little
 		// behind this one: that alone shortens nothing.
 		if end := t.Expires.UTC().Truncate(time.Second); end.Before(s.m.Expires) {
-			shortened = shortened || s.m.Expires.Sub(end) > time.Minute
 			s.m.Expires = end
 		}
 	}
-	s.m.Tokens, s.m.Spare = tokens[:1], tokens[1]
-	if s.m.Secrets, err = sealed.SealSecrets(s.secrets, jobKey, s.m.Job); err != nil {
-		return false, err
+	if asked.Sub(s.m.Expires) > time.Minute {
+		s.warnings = append(s.warnings, "The KMS lets no token live as long as was asked for: the job expires sooner.")
 	}
-	return shortened, nil
+	s.m.Tokens, s.m.Spare = tokens[:1], tokens[1]
+	s.m.Secrets, err = sealed.SealSecrets(s.secrets, jobKey, s.m.Job)
+	return err
 }
 
 func (s *sealing) encode(text []byte) ([]byte, error) {
@@ -271,7 +272,7 @@ func (s *sealing) encode(text []byte) ([]byte, error) {
 
 // write keeps the keys first, then the record, then the sealed job: a job
 // whose results nobody could open must never exist.
-func (s *sealing) write(file []byte, shortened bool) (*Result, error) {
+func (s *sealing) write(file []byte) (*Result, error) {
 	for _, v := range s.planned {
 		v.Job = s.m.Job
 		if err := s.store.Put(v); err != nil {
@@ -290,7 +291,7 @@ func (s *sealing) write(file []byte, shortened bool) (*Result, error) {
 	if err := atomicfile.Write(s.o.Out, file, 0o644); err != nil {
 		return nil, err
 	}
-	return &Result{r, shortened}, nil
+	return &Result{r, s.warnings}, nil
 }
 
 func same(a, b string) bool {

@@ -48,7 +48,6 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // app is what commands share.
 type app struct {
 	stdout, stderr io.Writer
-	quiet          bool
 }
 
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }

@@ -112,8 +112,8 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 	if err != nil {
 		return err
 	}
-	if result.Shortened {
-		a.note("The KMS lets no token live longer: the job expires sooner than was asked for.\n")
+	for _, w := range result.Warnings {
+		a.note("%s\n", w)
 	}
 	a.printf("%s: job %s for user %s on %s nodes of %s, expires %s\n",
 		o.Out, result.Record.Job, result.Record.User, result.Record.Class, result.Record.Cluster, result.Record.Expires.Format(time.RFC3339))

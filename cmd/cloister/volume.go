@@ -65,6 +65,10 @@ func (a *app) volumeCreate(ctx context.Context, o volume.CreateOptions) error {
 	if err != nil {
 		return err
 	}
+	store := keystore.In(home)
+	if err := store.Prepare(); err != nil {
+		return err
+	}
 	p := newProgress(a.stderr, "encrypting")
 	o.Progress = p.step
 	pinned, keys, err := volume.Create(ctx, o)
@@ -76,7 +80,7 @@ func (a *app) volumeCreate(ctx context.Context, o volume.CreateOptions) error {
 		return err
 	}
 	defer keys.Wipe()
-	err = keystore.In(home).Put(keystore.Volume{
+	err = store.Put(keystore.Volume{
 		Name: filepath.Base(o.Path), Label: o.Label, Created: time.Now(), Pinned: pinned, Keys: keys,
 	})
 	if err != nil {
