@@ -3,6 +3,7 @@ package lockdown
 import (
 	"context"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func unmasked(ctx context.Context, c *systemd.Conn, names []string) ([]string, e
 	}
 	var out []string
 	for i, n := range plain {
-		if list[i].LoadState != "masked" {
+		if list[i].LoadState != "masked" && !aliasOf(files[n], names) {
 			out = append(out, n)
 		}
 	}
@@ -88,6 +89,16 @@ func isMasked(f systemd.UnitFile) bool { return strings.HasPrefix(f.Type, "maske
 // isAlias is another name of a unit. Debian's /etc/systemd/system/sshd.service
 // points to ssh.service, and what it points to is masked by its own name.
 func isAlias(f systemd.UnitFile) bool { return f.Type == "alias" }
+
+// aliasOf tells whether a unit is another name of one in the list: then it is
+// closed when that one is.
+func aliasOf(f systemd.UnitFile, names []string) bool {
+	if !isAlias(f) {
+		return false
+	}
+	target, err := os.Readlink(f.Path)
+	return err == nil && slices.Contains(names, path.Base(target))
+}
 
 // maskable refuses a unit that a run-time mask would not stop: systemd looks
 // into /etc/systemd/system before /run/systemd/system (systemd.unit(5)).
