@@ -208,9 +208,9 @@ func ParseSize(s string) (int64, error) {
 	return n * unit, nil
 }
 
-// ParseLifetime reads a time such as 30m, 12h or 7d, at most a year.
+// ParseLifetime reads a time such as 90s, 30m, 12h or 7d, at most a year.
 func ParseLifetime(s string) (time.Duration, error) {
-	units := map[byte]time.Duration{'m': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour}
+	units := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour}
 	if s == "" {
 		return 0, fmt.Errorf("a lifetime wants a value such as 7d")
 	}

@@ -117,8 +117,26 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 	}
 	a.printf("%s: job %s for user %s on %s nodes of %s, expires %s\n",
 		o.Out, result.Record.Job, result.Record.User, result.Record.Class, result.Record.Cluster, result.Record.Expires.Format(time.RFC3339))
-	a.note("Submit it on the cluster: sbatch --secure %s\n", filepath.Base(o.Out))
+	a.note("Submit it on the cluster: %s\n", submitLine(o.Out, result.Record.Arguments))
 	return nil
+}
+
+// submitLine is what to type on the login node. The node takes a job with the
+// arguments that were sealed and no others.
+func submitLine(file string, arguments []string) string {
+	line := "sbatch --secure " + quote(filepath.Base(file))
+	for _, arg := range arguments {
+		line += " " + quote(arg)
+	}
+	return line
+}
+
+// quote makes one word of a POSIX shell.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_+=:,./-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func parseEnv(list []string) (map[string]string, error) {

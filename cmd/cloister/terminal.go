@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"time"
 
 	"cloister/client/advice"
@@ -19,13 +21,36 @@ func askTerminal(prompt string) (secret.Bytes, error) {
 	if !term.IsTerminal(fd) {
 		return secret.Bytes{}, advice.Refuse("run it in a terminal, or put the key into an SSH agent: cloister init --key agent", "the signing key has a passphrase, and there is no terminal to ask for it")
 	}
-	fmt.Fprint(os.Stderr, prompt)
-	b, err := term.ReadPassword(fd)
-	fmt.Fprintln(os.Stderr)
+	state, err := term.GetState(fd)
 	if err != nil {
 		return secret.Bytes{}, fmt.Errorf("reading the passphrase: %w", err)
 	}
-	return secret.New(b), nil
+	// The read below cannot be interrupted: Ctrl-C must put the echo back.
+	stopped := make(chan os.Signal, 1)
+	signal.Notify(stopped, os.Interrupt)
+	defer signal.Stop(stopped)
+	type answer struct {
+		b   []byte
+		err error
+	}
+	read := make(chan answer, 1)
+	fmt.Fprint(os.Stderr, prompt)
+	go func() {
+		b, err := term.ReadPassword(fd)
+		read <- answer{b, err}
+	}()
+	select {
+	case <-stopped:
+		_ = term.Restore(fd, state)
+		fmt.Fprintln(os.Stderr)
+		return secret.Bytes{}, context.Canceled
+	case a := <-read:
+		fmt.Fprintln(os.Stderr)
+		if a.err != nil {
+			return secret.Bytes{}, fmt.Errorf("reading the passphrase: %w", a.err)
+		}
+		return secret.New(a.b), nil
+	}
 }
 
 // progress draws a line on a terminal, and nothing elsewhere.

@@ -76,7 +76,7 @@ func (a *app) verify(path, allowed, cluster string) error {
 	if err != nil {
 		return err
 	}
-	a.describe(r, now)
+	a.describe(path, r, now)
 	return checkRecord(home, r, cluster, now)
 }
 
@@ -95,7 +95,7 @@ func checkRecord(home string, r *jobs.Record, cluster string, now time.Time) err
 	return err
 }
 
-func (a *app) describe(r *jobs.Record, now time.Time) {
+func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	a.printf("  job          %s\n", r.Job)
 	a.printf("  for          user %s, %s nodes of cluster %s\n", r.User, r.Class, r.Cluster)
 	a.printf("  valid until  %s (%s)\n", r.Expires.Format("2006-01-02 15:04 MST"), left(r.Expires.Sub(now)))
@@ -121,6 +121,7 @@ func (a *app) describe(r *jobs.Record, now time.Time) {
 		a.printf("  see the variables %s\n", strings.Join(r.Variables, ", "))
 	}
 	a.printf("and write nowhere else that lasts.\n")
+	a.printf("Submit it with: %s\n", submitLine(file, r.Arguments))
 }
 
 func left(d time.Duration) string {
