@@ -3,7 +3,6 @@ package lockdown
 import (
 	"context"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -40,7 +39,7 @@ func unmasked(ctx context.Context, c *systemd.Conn, names []string) ([]string, e
 	}
 	var out []string
 	for i, n := range plain {
-		if list[i].LoadState != "masked" && !aliasOf(files[n], names) {
+		if !slices.Contains(cannotStart, list[i].LoadState) {
 			out = append(out, n)
 		}
 	}
@@ -90,15 +89,10 @@ func isMasked(f systemd.UnitFile) bool { return strings.HasPrefix(f.Type, "maske
 // points to ssh.service, and what it points to is masked by its own name.
 func isAlias(f systemd.UnitFile) bool { return f.Type == "alias" }
 
-// aliasOf tells whether a unit is another name of one in the list: then it is
-// closed when that one is.
-func aliasOf(f systemd.UnitFile, names []string) bool {
-	if !isAlias(f) {
-		return false
-	}
-	target, err := os.Readlink(f.Path)
-	return err == nil && slices.Contains(names, path.Base(target))
-}
+// cannotStart are the load states of a unit that systemd will not start. An
+// alias in /etc/systemd/system whose own name is masked too is an "error":
+// two names that lead to different places.
+var cannotStart = []string{"masked", "error", "not-found", "bad-setting"}
 
 // maskable refuses a unit that a run-time mask would not stop: systemd looks
 // into /etc/systemd/system before /run/systemd/system (systemd.unit(5)).
