@@ -153,7 +153,9 @@ func (f *fakeInit) state() string {
 type row []any
 
 func (f *fakeInit) row(name string) row {
-	if to, ok := f.alias[name]; ok {
+	if to, ok := f.alias[name]; ok && f.seen[to] { // seen with systemd 257
+		return row{name, "", "error", "inactive", "", "", dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + pathEscape(name)), uint32(0), "", dbus.ObjectPath("/")}
+	} else if ok {
 		name = to
 	}
 	load, active := "not-found", "inactive"
@@ -214,6 +216,9 @@ func (f *fakeInit) listFiles(_, patterns []string) ([]fileRow, *dbus.Error) {
 	out := []fileRow{}
 	for _, n := range patterns {
 		if file, ok := f.files[n]; ok && strings.HasPrefix(file[0], "/etc/") {
+			if f.masks[f.alias[n]] {
+				file[1] = "masked-runtime"
+			}
 			out = append(out, fileRow{file[0], file[1]})
 		} else if f.masks[n] {
 			out = append(out, fileRow{"/run/systemd/system/" + n, "masked-runtime"})

@@ -80,6 +80,7 @@ func TestASessionFromBeforeTheLockIsDeadAndSSHIsBackAfterTheRelease(t *testing.T
 		t.Fatalf("alice could not log in: %q %v", line, err)
 	}
 	go func() { ended <- session.Wait() }()
+	t.Cleanup(func() { exec.Command("pkill", "-KILL", "-u", "alice").Run() })
 
 	doors := Doors{Units: policy.DefaultDoors()}
 	began := time.Now()
@@ -88,6 +89,11 @@ func TestASessionFromBeforeTheLockIsDeadAndSSHIsBackAfterTheRelease(t *testing.T
 		t.Fatal(err)
 	}
 	surveyed := time.Now()
+	t.Cleanup(func() {
+		if err := doors.Open(context.Background(), state); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := doors.Close(ctx, state); err != nil {
 		t.Fatal(err)
 	}
