@@ -54,8 +54,10 @@ type Config struct {
 	Format    int    `json:"format"`
 	User      string `json:"user"` // on the cluster
 	Place     string `json:"place"`
-	Path      string `json:"path"`       // of the key file, absolute; "" in an agent
+	Path      string `json:"path"`       // of the key file, relative to Cloister's directory if it lies there; "" in an agent
 	PublicKey string `json:"public_key"` // as in an authorized_keys file
+
+	home string
 }
 
 // Line is the line of an allowed_signers file that lets this key sign jobs.
@@ -104,7 +106,9 @@ func Create(home, user string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a signing key: %w", err)
 	}
-	c := newConfig(user, inFile, path, key)
+	// A relative path lets the directory be moved and restored from a backup.
+	c := newConfig(user, inFile, KeyName, key)
+	c.home = home
 	if err := sealed.CheckName(user); err != nil {
 		return nil, fmt.Errorf("user: %w", err)
 	}
@@ -196,7 +200,16 @@ func Load(home string) (*Config, error) {
 	if _, err := c.Key(); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
+	c.home = home
 	return c, nil
+}
+
+// File is where the key file is, "" for a key in an agent.
+func (c *Config) File() string {
+	if c.Path == "" || filepath.IsAbs(c.Path) {
+		return c.Path
+	}
+	return filepath.Join(c.home, c.Path)
 }
 
 // Open returns the signer. Close it when done.
@@ -208,12 +221,13 @@ func (c *Config) Open(ask Asker) (Signer, error) {
 	if c.Place == inAgent {
 		return openAgent(want)
 	}
-	s, err := readKey(c.Path, ask)
+	path := c.File()
+	s, err := readKey(path, ask)
 	if err != nil {
 		return Signer{}, err
 	}
 	if !bytes.Equal(s.PublicKey().Marshal(), want.Marshal()) {
-		return Signer{}, advice.Refuse("put the old key back, or start anew with another CLOISTER_HOME", "the key in %s is not the one that cloister init registered", c.Path)
+		return Signer{}, advice.Refuse("put the old key back, or start anew with another CLOISTER_HOME", "the key in %s is not the one that cloister init registered", path)
 	}
 	return Signer{Signer: s}, nil
 }

@@ -56,7 +56,7 @@ func (a *app) init(key, name string) error {
 		return err
 	}
 	if c.Path != "" {
-		a.note("Your jobs will be signed with the key in %s.\n", c.Path)
+		a.note("Your jobs will be signed with the key in %s.\n", c.File())
 	} else {
 		a.note("Your jobs will be signed with a key in your SSH agent.\n")
 	}
