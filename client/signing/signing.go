@@ -156,7 +156,7 @@ func use(home string, c *Config, key ssh.PublicKey) (*Config, error) {
 }
 
 func newConfig(user, place, path string, key ssh.PublicKey) *Config {
-	return &Config{format, user, place, path, string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))}
+	return &Config{Format: format, User: user, Place: place, Path: path, PublicKey: string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))}
 }
 
 func mustBeNew(home string) error {
