@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"cloister/noded/cgroup"
@@ -261,6 +262,7 @@ func (d *Daemon) refuse(c *handoff.Conn, log *zap.Logger, phase string, err erro
 	if errors.As(err, &known) {
 		cause, next = known.Cause, known.Next
 	}
+	cause = strings.ReplaceAll(cause, "\n", "; ")
 	log.Warn("refused", zap.String("phase", phase), zap.String("cause", cause), zap.Error(err))
 	if err := c.Refuse("refused in phase "+phase+": "+cause, "next: "+next); err != nil {
 		log.Warn("answering a launch", zap.Error(err))

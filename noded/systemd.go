@@ -2,7 +2,6 @@ package noded
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strings"
 
@@ -44,18 +43,15 @@ func (Notifier) Keep(name string, f *os.File) error {
 	if path == "" {
 		return nil // started by hand: nothing survives a restart
 	}
-	if path[0] == '@' {
-		path = "\x00" + path[1:]
-	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("keeping a descriptor in systemd's store: %w", err)
 	}
-	defer c.Close()
+	defer unix.Close(s)
 	// FDPOLL=0: systemd would drop a lifeline whose peer died, and with it
-	// the next noded's way to notice.
-	_, _, err = c.WriteMsgUnix([]byte("FDSTORE=1\nFDPOLL=0\nFDNAME="+name), unix.UnixRights(int(f.Fd())), nil)
-	if err != nil {
+	// the next noded's way to notice. SockaddrUnix takes "@" as systemd means it.
+	message := []byte("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name)
+	if err := unix.Sendmsg(s, message, unix.UnixRights(int(f.Fd())), &unix.SockaddrUnix{Name: path}, unix.MSG_NOSIGNAL); err != nil {
 		return fmt.Errorf("keeping a descriptor in systemd's store: %w", err)
 	}
 	return nil

@@ -15,17 +15,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/noded/helper"
 	"cloister/noded/jobview/detached"
 )
 
-const (
-	testUID = 4711
-	testGID = 4712
-)
+// The job's user, who need not exist.
+var testUID, testGID = 4711, 4712
 
 // A process inside: the test binary enters the view and becomes the user, as
 // the Slurm plugin does, then runs a shell.
 func TestMain(m *testing.M) {
+	helper.Main()
 	if len(os.Args) == 4 && os.Args[0] == "enter-the-view" {
 		fmt.Fprintln(os.Stderr, enter(os.Args[1], os.Args[2], os.Args[3]))
 		os.Exit(99)
@@ -104,7 +104,7 @@ func newSpec(t *testing.T) Spec {
 		check(t, os.WriteFile(spool+job+"/slurm_script", []byte("#!/bin/sh\necho unverified\n"), 0o777))
 	}
 	return Spec{
-		UID: testUID, GID: testGID, Home: shared + "/home/alice", Cwd: shared + "/project/run",
+		UID: uint32(testUID), GID: uint32(testGID), Home: shared + "/home/alice", Cwd: shared + "/project/run",
 		Hidden: []string{shared}, TmpSize: 8 << 20,
 		ScriptPath: spool + "/job00042/slurm_script", Script: []byte("#!/bin/sh\necho verified $0\n"),
 	}
@@ -129,7 +129,7 @@ func TestAJobSeesTheHostReadOnlyAndItsOwnPrivatePlaces(t *testing.T) {
 	spec := newSpec(t)
 	v := mustBuild(t, spec)
 	for _, c := range []struct{ what, command, want string }{
-		{"who it is", "id -u; id -g; id -G", "4711\n4712\n4712"},
+		{"who it is", "id -u; id -g; id -G", fmt.Sprintf("%d\n%d\n%d", testUID, testGID, testGID)},
 		{"cwd is private and empty", "pwd; ls -A", spec.Cwd},
 		{"the rest of the shared file system is hidden", "ls " + spec.Hidden[0], "home\nproject"},
 		{"home is private and empty", "cd; pwd; ls -A", spec.Home},

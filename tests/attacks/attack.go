@@ -60,7 +60,7 @@ func job(results, body string) string {
 #SBATCH --time=10
 #CLOISTER class=on-demand
 #CLOISTER volume=` + Volume + `:/data:ro
-#CLOISTER volume=` + results + `:/results:rw,create,size=16M
+#CLOISTER volume=` + results + `:/results:rw,create,size=32M
 #CLOISTER output=/results/out.txt
 ` + body
 }

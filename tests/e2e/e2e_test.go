@@ -25,7 +25,7 @@ func readsVolume(results string) string {
 #SBATCH --time=10
 #CLOISTER class=on-demand
 #CLOISTER volume=in.luks:/data:ro
-#CLOISTER volume=` + results + `:/results:rw,create,size=16M
+#CLOISTER volume=` + results + `:/results:rw,create,size=32M
 #CLOISTER output=/results/out.txt
 cat /data/secret.txt
 echo "to stderr" >&2
@@ -86,7 +86,7 @@ func TestAJobRunsOnADedicatedNodeWithAnImageAndItsOutputComesBackEncrypted(t *te
 #SBATCH --time=10
 #SBATCH --nodelist=s1
 #CLOISTER volume=in.luks:/data:ro
-#CLOISTER volume=out.luks:/results:rw,create,size=16M
+#CLOISTER volume=out.luks:/results:rw,create,size=32M
 #CLOISTER image=tiny.sif
 #CLOISTER output=/results/slurm-%j.out
 apptainer exec --bind /data tiny.sif /bin/cat /data/secret.txt
