@@ -31,6 +31,7 @@ func (d *Daemon) keep(c *handoff.Conn, l *live) error {
 	return errors.Join(d.systemd.Keep(keptLifeline, life), d.systemd.Keep(keptMount, l.view.Mount), d.systemd.Keep(keptIPC, l.view.IPC))
 }
 
+// forget takes the session's descriptors out of systemd's store.
 func (d *Daemon) forget() {
 	for _, name := range []string{keptLifeline, keptMount, keptIPC} {
 		d.systemd.Forget(name)
@@ -41,20 +42,23 @@ func (d *Daemon) forget() {
 // whose lifeline is here goes on, every other one is undone before the first
 // launch is answered.
 func (d *Daemon) recover(ctx context.Context, kept []*os.File) error {
-	defer func() {
-		for _, f := range kept {
-			f.Close()
+	var life *os.File
+	for _, f := range kept {
+		if f.Name() == keptLifeline && life == nil {
+			life = f
+			defer life.Close()
+			continue
 		}
-	}()
+		f.Close() // a namespace that is open here keeps its volumes in use
+	}
 	records, err := d.journal.Load()
 	if err != nil {
 		return err
 	}
 	for _, r := range records {
 		log := d.log.With(zap.Uint32("job", r.Job), zap.String("session", r.ID), zap.String("user", r.User))
-		life := slices.IndexFunc(kept, func(f *os.File) bool { return f.Name() == keptLifeline })
-		if slices.Contains(r.Begun, stepRun) && !r.Releasing && life >= 0 {
-			c, err := handoff.Adopt(kept[life])
+		if slices.Contains(r.Begun, stepRun) && !r.Releasing && life != nil {
+			c, err := handoff.Adopt(life)
 			if err == nil {
 				log.Info("going on with a session after a restart")
 				if err := d.lockNetwork(ctx); err != nil { // whatever happened meanwhile

@@ -81,7 +81,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		{
 			Name: stepView,
 			Do:   func(ctx context.Context, _ session.Saver) error { return d.buildView(ctx, l, a) },
-			Undo: func(context.Context) error { l.closeView(); return nil },
+			Undo: func(context.Context) error { d.dropView(l); return nil },
 		},
 		{
 			// Last begun, first undone: nothing of the job is left before
@@ -223,7 +223,11 @@ func (l *live) closeMounts() {
 	l.opened = nil
 }
 
-func (l *live) closeView() {
+// dropView lets go of the namespaces, systemd's copies included: while one
+// descriptor is open, the volumes in them are in use.
+func (d *Daemon) dropView(l *live) {
+	d.systemd.Forget(keptMount)
+	d.systemd.Forget(keptIPC)
 	if l.view != nil {
 		l.view.Close()
 		l.view = nil
