@@ -38,10 +38,11 @@ func (d *Daemon) forget() {
 	}
 }
 
-// recover finishes what a predecessor left: a session whose job runs and
-// whose lifeline is here goes on, every other one is undone before the first
-// launch is answered.
-func (d *Daemon) recover(ctx context.Context, kept []*os.File) error {
+// Recover finishes what a predecessor left: a session whose job runs and
+// whose lifeline is here goes on, every other one is undone. Call it before
+// Serve, but after systemd was told that noded is ready: it starts units that
+// are ordered after noded.
+func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 	var life *os.File
 	for _, f := range kept {
 		if f.Name() == keptLifeline && life == nil {

@@ -10,7 +10,6 @@ package noded
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -81,10 +80,9 @@ func New(c Config) *Daemon {
 		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, drain: c.Drain, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}}
 }
 
-// Start brings the node to where it must be before the first launch is
-// answered: a dedicated node locked, sessions of a predecessor adopted or
-// undone.
-func (d *Daemon) Start(ctx context.Context, kept []*os.File) error {
+// Start brings the node to where it must be before slurmd and sshd start: a
+// dedicated node locked.
+func (d *Daemon) Start(ctx context.Context) error {
 	if n, err := d.replay.Purge(time.Now()); err != nil {
 		return err
 	} else if n > 0 {
@@ -98,7 +96,7 @@ func (d *Daemon) Start(ctx context.Context, kept []*os.File) error {
 			return fmt.Errorf("locking a dedicated node: %w", err)
 		}
 	}
-	return d.recover(ctx, kept)
+	return nil
 }
 
 func (d *Daemon) dedicated() bool { return d.policy.Class == policy.Dedicated }

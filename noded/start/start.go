@@ -76,11 +76,15 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := d.Start(ctx, kept); err != nil {
+	if err := d.Start(ctx); err != nil {
 		return err
 	}
 	if err := (noded.Notifier{}).Ready(); err != nil {
 		return fmt.Errorf("telling systemd that noded is ready: %w", err)
+	}
+	// Launches wait in the socket meanwhile.
+	if err := d.Recover(ctx, kept); err != nil {
+		return err
 	}
 	return d.Serve(ctx, server)
 }
