@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 var programs = []string{"cloister", "cloister-kms", "cloister-noded"}
 
 func TestReleaseBinariesLackTheSwitchThatTakesDefencesOut(t *testing.T) {
+	lookAtSources(t)
 	mark, file := switches(t)
 	t.Run("release", func(t *testing.T) {
 		dir := build(t, "build")
@@ -50,6 +52,29 @@ func TestReleaseBinariesLackTheSwitchThatTakesDefencesOut(t *testing.T) {
 			}
 		}
 	})
+}
+
+// lookAtSources makes the go command run this test again when a file has
+// changed that goes into the binaries: its cache of results knows what a test
+// looked at, not what programs did that the test started.
+func lookAtSources(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch filepath.Base(path) {
+		case ".git", "bin", "tests", "testdata":
+			return fs.SkipDir
+		}
+		if ext := filepath.Ext(path); d.Name() == "Makefile" || ext == ".go" || ext == ".mod" {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // switches reads package mutant's constants from its source: a build without
