@@ -164,8 +164,12 @@ func build(spec Spec, image *os.File) (*View, error) {
 	return &View{mount, ipc}, nil
 }
 
-// cloneFile makes a read-only mount of one file.
+// cloneFile makes a read-only mount of one file, which the job's user may read
+// whatever the daemon's umask was when it made it.
 func cloneFile(path string) (*os.File, error) {
+	if err := os.Chmod(path, 0o444); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ var testUID, testGID = 4711, 4712
 // the Slurm plugin does, then runs a shell.
 func TestMain(m *testing.M) {
 	helper.Main()
+	unix.Umask(0o022) // modes below are meant as they stand, also under noded's unit
 	if len(os.Args) == 4 && os.Args[0] == "enter-the-view" {
 		fmt.Fprintln(os.Stderr, enter(os.Args[1], os.Args[2], os.Args[3]))
 		os.Exit(99)
@@ -254,7 +255,7 @@ func TestVolumesAndTheImageAppearAtTheirPlaces(t *testing.T) {
 	unix.Write(fd, []byte("data"))
 	unix.Close(fd)
 	image := t.TempDir() + "/verified"
-	check(t, os.WriteFile(image, []byte("image"), 0o444))
+	check(t, os.WriteFile(image, []byte("image"), 0o600)) // as under a strict umask
 	spec.Volumes = []Mount{{m, "/data/deep/er"}}
 	spec.Image, spec.ImagePath = image, spec.Cwd+"/images/analysis.sif"
 	v := mustBuild(t, spec)
