@@ -355,6 +355,24 @@ func TestAWritableVolumeKeepsWhatWasWritten(t *testing.T) {
 	}
 }
 
+func TestASecondWriterIsRefusedUntilTheFirstHasClosed(t *testing.T) {
+	m, s := makeVolume(t, true), session(t)
+	o, err := m.open(t, s, 0, false)
+	check(t, err)
+	if second, err := m.open(t, s, 1, false); !errors.Is(err, syscall.EAGAIN) {
+		t.Errorf("a second writer: %v", err)
+		if err == nil {
+			second.Mount.Close()
+		}
+	}
+	check(t, o.Mount.Close())
+	check(t, Close(t.Context(), s))
+	nothingLeft(t, s)
+	again, err := m.open(t, s, 0, false)
+	check(t, err)
+	check(t, again.Mount.Close())
+}
+
 // openAndBeKilled is a daemon that dies by kill -9 with a volume open.
 func openAndBeKilled(dir string) {
 	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 32<<20)

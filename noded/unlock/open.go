@@ -69,6 +69,9 @@ func (o *opening) readKeys(pipe *os.File) error {
 
 func (o *opening) open() (*os.File, error) {
 	p := o.parameters()
+	if err := o.lock(); err != nil {
+		return nil, err
+	}
 	if o.Create {
 		if err := o.writeHeader(); err != nil {
 			return nil, err
@@ -94,6 +97,26 @@ func (o *opening) open() (*os.File, error) {
 		}
 	}
 	return o.mount(device)
+}
+
+// lock keeps two nodes from writing to one volume by accident. The lock belongs
+// to the open file description, which the loop device holds: it goes with the
+// device, and the file server drops it when the node dies.
+func (o *opening) lock() error {
+	if o.ReadOnly {
+		return nil
+	}
+	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	err := unix.FcntlFlock(o.file.Fd(), unix.F_OFD_SETLK, &whole)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: another job has the volume open for writing", unix.EAGAIN)
+	case o.Create:
+		return nil // made with O_EXCL a moment ago: a file system without locks is no danger
+	}
+	return fmt.Errorf("locking the volume against a second writer: %w", err)
 }
 
 func (o *opening) openVerity(data string, p parameters) (string, error) {

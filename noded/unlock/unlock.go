@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"cloister/noded/helper"
@@ -117,11 +118,10 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 		return nil, err
 	}
 	defer keys.Close()
-	userns, err := helper.UserNamespace(v.UID, v.GID)
+	userns, err := owner(v.UID, v.GID)
 	if err != nil {
 		return nil, err
 	}
-	defer userns.Close()
 	request := openRequest{
 		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
 		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
@@ -141,6 +141,31 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 		return nil, errors.Join(err, closeNames(cleanup, []string{name(session, v.Index, crypt), name(session, v.Index, verity)}))
 	}
 	return &Opened{Mount: files[0], Names: reply.Names}, nil
+}
+
+// owners keeps the user namespace of the last user: a session's volumes have
+// one owner, and a process start for each is most of the time that this takes.
+var owners struct {
+	sync.Mutex
+	uid, gid uint32
+	ns       *os.File
+}
+
+// owner returns a user namespace that maps 0 to uid and gid. It is not the
+// caller's to close.
+func owner(uid, gid uint32) (*os.File, error) {
+	owners.Lock()
+	defer owners.Unlock()
+	if owners.ns != nil && owners.uid == uid && owners.gid == gid {
+		return owners.ns, nil
+	}
+	ns, err := helper.UserNamespace(uid, gid)
+	if err != nil {
+		return nil, err
+	}
+	// The former one is left to the garbage collector: another Open may use it.
+	owners.uid, owners.gid, owners.ns = uid, gid, ns
+	return ns, nil
 }
 
 // keyPipe holds the keys in a pipe's buffer for the helper to read: they are in
