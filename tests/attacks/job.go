@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
+	"cloister/sealed"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
+
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
 )
 
 // changedByte alters what sbatch reads, which is signed but not encrypted: no
@@ -41,13 +44,20 @@ func resigned(ctx context.Context, s *deploy.Site) error {
 		return fmt.Errorf("a sealed job without a signature")
 	}
 	_, tail, _ := strings.Cut(rest, "-----END SSH SIGNATURE-----\n")
-	cmd := exec.CommandContext(ctx, "ssh-keygen", "-q", "-Y", "sign", "-n", "cloister-job", "-f", s.SigningKey("bob"))
-	cmd.Stdin = strings.NewReader(signed)
-	sig, err := cmd.Output()
+	// Not ssh-keygen -Y sign: it breaks lines elsewhere, and is refused for that.
+	text, err := os.ReadFile(s.SigningKey("bob"))
 	if err != nil {
-		return fmt.Errorf("ssh-keygen -Y sign: %w", err)
+		return err
 	}
-	if err := s.Write("bob", name+".sealed", signed+string(sig)+tail); err != nil {
+	key, err := ssh.ParsePrivateKey(text)
+	if err != nil {
+		return err
+	}
+	sig, err := sshsig.Sign(strings.NewReader(signed), key, sshsig.HashSHA512, sealed.Namespace)
+	if err != nil {
+		return err
+	}
+	if err := s.Write("bob", name+".sealed", signed+string(sshsig.Armor(sig))+tail); err != nil {
 		return err
 	}
 	if err := s.Upload(ctx, "bob", name+".sealed"); err != nil {

@@ -33,7 +33,7 @@ func sshAnswers(ctx context.Context, s *deploy.Site) error {
 // packet filter stands between it and the network.
 func portOpen(ctx context.Context, s *deploy.Site) error {
 	const port = "7799"
-	if _, err := s.Output(ctx, cluster.S2, "systemd-run -q --unit=listener --collect busybox nc -lk -p "+port+" -e /bin/echo reached"); err != nil {
+	if _, err := s.Output(ctx, cluster.S2, "systemd-run -q --unit=listener --collect systemd-socket-activate -l "+port+" --accept --inetd /bin/echo reached && sleep 2"); err != nil {
 		return err
 	}
 	defer s.Run(context.WithoutCancel(ctx), cluster.S2, "systemctl stop listener")
@@ -68,8 +68,8 @@ func swappedHeader(ctx context.Context, s *deploy.Site) error {
 		return err
 	}
 	defer s.Run(context.WithoutCancel(ctx), cluster.Head, "cp -a /root/before.luks "+file)
-	// cryptsetup keeps the payload where the old header said it was.
-	if _, err := s.Output(ctx, cluster.Head, "printf attacker | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --sector-size 512 --cipher aes-xts-plain64 --key-size 256 --offset 4096 --key-file - "+file, cluster.Timeout(limit)); err != nil {
+	// The payload stays: it begins 2048 sectors into the file.
+	if _, err := s.Output(ctx, cluster.Head, "printf attacker | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --sector-size 512 --cipher aes-xts-plain64 --key-size 256 --offset 2048 --key-file - "+file, cluster.Timeout(limit)); err != nil {
 		return err
 	}
 	id, err := s.Submit(ctx, "alice", "--secure "+name+".sealed")
