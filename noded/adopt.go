@@ -9,6 +9,7 @@ import (
 
 	"cloister/noded/handoff"
 	"cloister/noded/session"
+	"cloister/noded/unlock"
 
 	"go.uber.org/zap"
 )
@@ -56,6 +57,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 	if err != nil {
 		return err
 	}
+	var adopted []string
 	for _, r := range records {
 		log := d.log.With(zap.Uint32("job", r.Job), zap.String("session", r.ID), zap.String("user", r.User))
 		if slices.Contains(r.Begun, stepRun) && !r.Releasing && life != nil {
@@ -67,6 +69,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 				}
 				l := &live{slurmJob: r.Job, record: r}
 				d.take(l)
+				adopted = append(adopted, r.ID)
 				d.adopted.Go(func() { d.goOn(ctx, c, l, log) })
 				continue
 			}
@@ -77,10 +80,27 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 			d.fence(log, fmt.Errorf("undoing session %s: %w", r.ID, err))
 		}
 	}
-	if d.busy == nil {
+	if len(adopted) == 0 {
 		d.forget()
+		return errors.Join(d.closeStrays(ctx), ctx.Err())
 	}
 	return ctx.Err()
+}
+
+// closeStrays closes the volumes of sessions that no journal knows: on a node
+// without a session there are none.
+func (d *Daemon) closeStrays(ctx context.Context) error {
+	sessions, err := unlock.Sessions()
+	if err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		d.log.Warn("closing the volumes of a forgotten session", zap.String("session", s))
+		if err := unlock.Close(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // goOn waits for the end of an adopted session.

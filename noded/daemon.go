@@ -31,8 +31,9 @@ type Config struct {
 	KMS        *kms.Client
 	// Node is this node's Slurm name.
 	Node string
-	// Faults say why this node may not serve at all (package nodecheck).
-	Faults  []string
+	// Check says why this node may not serve at all (package nodecheck). It
+	// is asked at each launch: swap can be switched on at any time.
+	Check   func() []string
 	Journal *session.Journal
 	Replay  *replay.Store
 	// RunDir is a directory on tmpfs, for root alone.
@@ -50,7 +51,7 @@ type Daemon struct {
 	identities []age.Identity
 	kms        *kms.Client
 	node       string
-	faults     []string
+	check      func() []string
 	journal    *session.Journal
 	replay     *replay.Store
 	runDir     string
@@ -76,7 +77,7 @@ type Daemon struct {
 
 // New makes a daemon. It does not touch the node before Start.
 func New(c Config) *Daemon {
-	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, faults: c.Faults, journal: c.Journal,
+	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, check: c.Check, journal: c.Journal,
 		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, drain: c.Drain, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}}
 }
 
@@ -88,7 +89,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	} else if n > 0 {
 		d.log.Info("forgot jobs that expired", zap.Int("count", n))
 	}
-	for _, f := range d.faults {
+	for _, f := range d.check() {
 		d.log.Error("this node is not what a secure node must be, all launches are refused", zap.String("fault", f))
 	}
 	if d.dedicated() {
@@ -167,8 +168,6 @@ func (d *Daemon) status() {
 	switch {
 	case d.fenced != "":
 		text = "fenced: " + d.fenced
-	case len(d.faults) > 0:
-		text = "refusing all launches: " + d.faults[0]
 	case d.busy != nil:
 		text = fmt.Sprintf("secure job %d", d.busy.slurmJob)
 	}

@@ -46,12 +46,13 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 
 func (d *Daemon) unfit() string {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.fenced != "" {
-		return "this node is out of service: " + d.fenced
+	fenced := d.fenced
+	d.mu.Unlock()
+	if fenced != "" {
+		return "this node is out of service: " + fenced
 	}
-	if len(d.faults) > 0 {
-		return "this node is not set up to run secure jobs: " + d.faults[0]
+	if faults := d.check(); len(faults) > 0 {
+		return "this node is not fit to run secure jobs: " + faults[0]
 	}
 	return ""
 }
@@ -209,8 +210,14 @@ func (o outcome) log(log *zap.Logger) {
 	log.Info("ended", zap.Int("status", o.end.Status))
 }
 
+// noArray is Slurm's NO_VAL (slurm/slurm.h), the array of a job of none.
+const noArray = 0xfffffffe
+
 // consider admits the job if it may run and the node is free for it.
 func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgroup.Job, error) {
+	if id := c.Request.ArrayJob; id != 0 && id != noArray {
+		return nil, cgroup.Job{}, refusal("a sealed job runs once and cannot be an array", "submit it without --array; seal one job for each task")
+	}
 	group, err := cgroup.OfStepd(c.PID(), c.Request.Job)
 	if err != nil {
 		return nil, group, err

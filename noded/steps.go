@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"cloister/noded/handoff"
 	"cloister/noded/jobview"
@@ -133,30 +135,56 @@ func (d *Daemon) openNode(ctx context.Context, l *live) error {
 	return errors.Join(d.openNetwork(ctx), d.doors.Open(ctx, doors))
 }
 
-// openVolumes makes the results volumes and opens all of them.
+// openVolumes makes the results volumes and opens all of them, side by side:
+// most of the time goes into waiting for the kernel and udev. If one fails,
+// those that were made are removed again, for they are empty.
 func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
-	for i, v := range a.manifest.Volumes {
-		keys := l.secrets.Volumes[i]
-		if v.Create {
-			f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.PayloadOffset+v.Pinned.PayloadSize)
-			if err != nil {
-				return refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
-			}
-			a.volumes[i] = f
-		}
-		o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
-			Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
-			ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
-		})
-		if err != nil {
-			if v.Create {
-				err = errors.Join(err, userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]))
-			}
-			return refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
-		}
-		l.opened = append(l.opened, o)
+	n := len(a.manifest.Volumes)
+	opened, failed := make([]*unlock.Opened, n), make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { opened[i], failed[i] = d.openVolume(ctx, l, a, i) })
 	}
-	return nil
+	all.Wait()
+	for _, o := range opened {
+		if o != nil {
+			l.opened = append(l.opened, o)
+		}
+	}
+	i := slices.IndexFunc(failed, func(err error) bool { return err != nil })
+	if i < 0 {
+		return nil
+	}
+	l.closeMounts()
+	err := unlock.Close(ctx, l.record.ID)
+	for i, v := range a.manifest.Volumes {
+		if v.Create && a.volumes[i] != nil {
+			err = errors.Join(err, userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]))
+		}
+	}
+	if err != nil {
+		d.log.Warn("taking back volumes that were made", zap.Error(err))
+	}
+	return failed[i]
+}
+
+func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (*unlock.Opened, error) {
+	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
+	if v.Create {
+		f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.PayloadOffset+v.Pinned.PayloadSize)
+		if err != nil {
+			return nil, refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
+		}
+		a.volumes[i] = f
+	}
+	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
+		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
+		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
+	})
+	if err != nil {
+		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
+	}
+	return o, nil
 }
 
 func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err error) {
@@ -205,7 +233,7 @@ func (d *Daemon) answer(a *admission, v *jobview.View) handoff.Admission {
 // expand fills in the patterns that sealed.CheckOutput allows, which mean what
 // they mean to sbatch.
 func (d *Daemon) expand(pattern string, a *admission) string {
-	return strings.NewReplacer("%%", "%", "%j", strconv.FormatUint(uint64(a.request.Job), 10), "%N", d.node, "%x", "job").Replace(pattern)
+	return strings.NewReplacer("%%", "%", "%j", strconv.FormatUint(uint64(a.request.Job), 10), "%N", d.node).Replace(pattern)
 }
 
 func (d *Daemon) path(name string) string { return filepath.Join(d.runDir, name) }

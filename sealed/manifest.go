@@ -42,7 +42,7 @@ type Manifest struct {
 	Arguments   []string          `json:"arguments"`   // of the script, without its own name
 	Environment map[string]string `json:"environment"` // set over what Slurm sets
 
-	Stdout string `json:"stdout"` // absolute path in the job view, may hold %j %x %N %%
+	Stdout string `json:"stdout"` // absolute path in the job view, may hold %j %N %%
 	Stderr string `json:"stderr"`
 
 	Volumes []Volume `json:"volumes"`

@@ -267,8 +267,8 @@ func CheckPath(p string) error {
 }
 
 // CheckOutput wants the pattern of an output file: an absolute path in its
-// shortest form in which % is followed by j (job id), x (job name), N (node)
-// or %.
+// shortest form in which % is followed by j (job id), N (node) or %. Slurm's %x,
+// the job's name, is left out: whoever submits chooses it.
 func CheckOutput(p string) error {
 	if err := checkText(p, MaxPath); err != nil {
 		return fmt.Errorf("output: %w", err)
@@ -281,8 +281,8 @@ func CheckOutput(p string) error {
 			continue
 		}
 		i++
-		if i == len(p) || !strings.ContainsRune("jxN%", rune(p[i])) {
-			return fmt.Errorf("output %q: after %% comes one of j, x, N and %%", p)
+		if i == len(p) || !strings.ContainsRune("jN%", rune(p[i])) {
+			return fmt.Errorf("output %q: after %% comes one of j, N and %%", p)
 		}
 	}
 	return nil
