@@ -3,6 +3,7 @@
  */
 #include "handoff.h"
 #include "noexec.h"
+#include "say.h"
 #include "step.h"
 
 #include <errno.h>
@@ -54,9 +55,8 @@ static void tell_end(const struct cl_reply *reply)
 	for (size_t i = 0; i < reply->nmessages; i++)
 		slurm_spank_log("cloister: %s", reply->messages[i]);
 	if (reply->verdict == CL_FENCED && reply->nmessages == 0)
-		slurm_spank_log("cloister: release: this node could not be "
-				"cleaned and stays locked. Next: tell the "
-				"administrator");
+		cl_say("this node could not be cleaned and stays locked",
+		       "tell the administrator");
 }
 
 void cl_end(void)
@@ -76,9 +76,9 @@ void cl_end(void)
 		   cl_step.answer, why) == 0)
 		tell_end(&cl_step.answer->reply);
 	else
-		slurm_spank_log("cloister: release: %s; the node stays locked "
-				"until it is cleaned. Next: tell the "
-				"administrator", why);
+		cl_say_failed("release", why,
+			      "tell the administrator: the node stays locked "
+			      "until it is clean");
 	close(cl_step.lifeline);
 	cl_step.lifeline = -1;
 	free(cl_step.answer);

@@ -17,8 +17,9 @@
 static void refuse(const char *phase, const char *cause, const char *next)
 {
 	cl_step.state = CL_REFUSED;
-	snprintf(cl_step.why, sizeof(cl_step.why), "%s: %s. Next: %s", phase,
-		 cause, next);
+	snprintf(cl_step.why, sizeof(cl_step.why), "refused in phase %s: %s",
+		 phase, cause);
+	cl_step.next = next;
 }
 
 static bool number(spank_t sp, spank_item_t item, uint32_t *n)

@@ -30,9 +30,10 @@ static void read_arguments(int ac, char **av)
 		}
 		cl_step.node = CL_NODE_UNKNOWN;
 		snprintf(cl_step.why, sizeof(cl_step.why),
-			 "set-up: plugstack.conf of this node has an argument "
-			 "that is unknown or too many: %.100s. Next: tell the "
-			 "administrator", av[i]);
+			 "refused in phase set-up: plugstack.conf of this node "
+			 "has an argument that is unknown or too many: %.100s",
+			 av[i]);
+		cl_step.next = "tell the administrator";
 		return;
 	}
 }

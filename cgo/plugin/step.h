@@ -32,7 +32,9 @@ struct cl_step {
 	int status;           /* wait status of task 0 */
 	bool keep_environment; /* mutants builds only */
 	bool allow_exec;       /* mutants builds only */
-	char why[CL_WHY_BYTES + 128]; /* the plugin's own reason to refuse */
+	/* the plugin's own reason to refuse, and what to do about it */
+	char why[CL_WHY_BYTES + 128];
+	const char *next;
 	struct cl_answer *answer;     /* noded's, NULL before it came */
 };
 

@@ -3,6 +3,7 @@
  */
 #include "environment.h"
 #include "handoff.h"
+#include "say.h"
 #include "step.h"
 #include "view.h"
 
@@ -24,7 +25,7 @@ static void tell(spank_t sp, const struct cl_answer *answer)
 	for (size_t i = 0; answer && i < answer->reply.nmessages; i++)
 		slurm_spank_log("cloister: %s", answer->reply.messages[i]);
 	if (!answer)
-		slurm_spank_log("cloister: %s", cl_step.why);
+		cl_say(cl_step.why, cl_step.next);
 }
 
 int cl_task_privileged(spank_t sp)
@@ -42,8 +43,7 @@ int cl_task_privileged(spank_t sp)
 	if (cl_enter_view(cl_step.answer->mount_ns, cl_step.answer->ipc_ns,
 			  why) == 0)
 		return 0;
-	slurm_spank_log("cloister: job view: %s. Next: tell the administrator",
-			why);
+	cl_say_failed("view", why, "tell the administrator");
 	return -1;
 }
 
@@ -98,15 +98,15 @@ int cl_task_user(spank_t sp)
 		return -1;
 	reply = &cl_step.answer->reply;
 	if (!set_environment(sp, reply)) {
-		slurm_spank_log("cloister: environment: it could not be made. "
-				"Next: tell the administrator");
+		cl_say_failed("environment", "it could not be made",
+			      "tell the administrator");
 		return -1;
 	}
 	if (cl_take_stdio(reply->out, reply->err, reply->cwd, cl_step.batch,
 			  why) < 0) {
-		slurm_spank_log("cloister: output: %s. Next: check the output "
-				"line of the sealed job and the room in its "
-				"volume", why);
+		cl_say_failed("output", why,
+			      "check the output line of the sealed job and the "
+			      "room in its volume");
 		return -1;
 	}
 	return 0;

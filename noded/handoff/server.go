@@ -169,7 +169,7 @@ func (s *Server) serve(ctx context.Context, u *net.UnixConn, handler func(contex
 	defer c.Close()
 	handler(ctx, c)
 	if c.undecided() {
-		c.Refuse("hand-off: cloister-noded gave no verdict. Next: tell the administrator")
+		c.Refuse("refused in phase hand-off: cloister-noded gave no verdict", "next: tell the administrator")
 	}
 }
 
@@ -194,8 +194,8 @@ func request(u *net.UnixConn) (*Conn, error) {
 	c := &Conn{unix: u, pid: pid}
 	if err := c.take(datagram, files); err != nil {
 		// the step's owner should see more than that nobody answers
-		c.Refuse("hand-off: cloister-noded does not understand the plugin: " + err.Error() +
-			". Next: tell the administrator")
+		c.Refuse("refused in phase hand-off: cloister-noded does not understand the plugin: "+err.Error(),
+			"next: tell the administrator")
 		return nil, fmt.Errorf("reading the request of process %d: %w", pid, err)
 	}
 	keep = true

@@ -63,7 +63,8 @@ lap 'fetch the keys (openssl s_client)'
 
 # plain FILE-DEVICE NAME KEY [OPTION…]: no header is read and no KDF is run.
 plain() {
-	base64 -d <<<"$3" | cryptsetup open -q --type plain --cipher aes-xts-plain64 --key-size 512 --key-file - --keyfile-size 64 \
+	# A key file, not "-": cryptsetup hashes what it reads from its input.
+	cryptsetup open -q --type plain --cipher aes-xts-plain64 --key-size 512 --key-file <(base64 -d <<<"$3") --keyfile-size 64 \
 		--sector-size 4096 "${@:4}" "$1" "$2"
 }
 data=$(losetup --find --show --read-only --offset "$payload_offset" --sizelimit "$payload_size" "$in_file")

@@ -89,7 +89,7 @@ func TestAJobRunsOnADedicatedNodeWithAnImageAndItsOutputComesBackEncrypted(t *te
 #CLOISTER volume=out.luks:/results:rw,create,size=32M
 #CLOISTER image=tiny.sif
 #CLOISTER output=/results/slurm-%j.out
-apptainer exec --bind /data tiny.sif /bin/cat /data/secret.txt
+apptainer -q exec --bind /data tiny.sif /bin/cat /data/secret.txt
 echo "arguments: $*"
 echo "home: $HOME $(pwd)"
 ls -A /shared/home

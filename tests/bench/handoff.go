@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+const (
+	who       = "alice"
+	dataName  = "bench.luks"
+	dataBytes = 8 << 20 // of the file in the volume for reading
+	// resultsSize is the same for both sides: the volume that is made.
+	resultsSize = "32M"
+)
+
+// A session is one secure job's, in seconds since noded read the request.
+type session struct {
+	admitted, started, first float64
+	released                 float64 // since the job's end
+}
+
+type handOff struct {
+	cloister []session
+	hand     []byHand
+}
+
+// measureHandOff times sealed jobs and the script by hand by turns, after one
+// of each that is not counted.
+func (b *bench) measureHandOff(ctx context.Context) (h handOff, err error) {
+	if err := b.MakeVolume(ctx, who, dataName, map[string]string{"data.txt": strings.Repeat("patients\n", dataBytes/9)}); err != nil {
+		return h, err
+	}
+	if err := b.prepareByHand(ctx); err != nil {
+		return h, err
+	}
+	for i := range 1 + handOffRuns {
+		s, err := b.session(ctx, fmt.Sprintf("bench-%d", i))
+		if err != nil {
+			return h, err
+		}
+		hand, err := b.byHand(ctx)
+		if err != nil {
+			return h, err
+		}
+		if i > 0 {
+			h.cloister, h.hand = append(h.cloister, s), append(h.hand, hand)
+		}
+	}
+	return h, nil
+}
+
+// script is a sealed job with one volume of each kind that does body.
+func script(results, body string) string {
+	return `#!/bin/bash
+#SBATCH --partition=secure
+#SBATCH --nodelist=` + node + `
+#SBATCH --time=10
+#CLOISTER class=on-demand
+#CLOISTER volume=` + dataName + `:/data:ro
+#CLOISTER volume=` + results + `:/results:rw,create,size=` + resultsSize + `
+#CLOISTER output=/results/out.txt
+` + body
+}
+
+// session runs a sealed job whose first instruction tells the time.
+func (b *bench) session(ctx context.Context, name string) (session, error) {
+	results := name + ".luks"
+	if err := b.Seal(ctx, who, name, script(results, "echo \"$EPOCHREALTIME\"\ntest -s /data/data.txt\n")); err != nil {
+		return session{}, err
+	}
+	job, err := b.Submit(ctx, who, "--secure "+name+".sealed")
+	if err != nil {
+		return session{}, err
+	}
+	end, err := b.Wait(ctx, who, job, 4*time.Minute)
+	if err != nil {
+		return session{}, err
+	}
+	if end.State != "COMPLETED" {
+		return session{}, fmt.Errorf("sealed job %d is %s: %s", job, end.State, end.Output)
+	}
+	out, err := b.Results(ctx, who, results, "out.txt")
+	if err != nil {
+		return session{}, err
+	}
+	first, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
+	if err != nil {
+		return session{}, fmt.Errorf("the sealed job's output: %w", err)
+	}
+	if err := b.idle(ctx); err != nil {
+		return session{}, err
+	}
+	return b.logged(ctx, job, first)
+}
+
+// idle waits until the node takes the next job.
+func (b *bench) idle(ctx context.Context) error {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(300 * time.Millisecond) {
+		state, err := b.NodeState(ctx, node)
+		if err != nil || state == "idle" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("after its job node %s is %s, not idle", node, state)
+		}
+	}
+}
+
+// logged finds a session's times in noded's log. noded's clock and the job's
+// are the node's.
+func (b *bench) logged(ctx context.Context, job uint32, first float64) (s session, err error) {
+	log, err := b.Output(ctx, node, "journalctl -q --no-pager -u cloister-noded -o cat")
+	if err != nil {
+		return s, err
+	}
+	seen := map[string]bool{}
+	for line := range strings.Lines(log) {
+		var e struct {
+			Msg  string  `json:"msg"`
+			Job  uint32  `json:"job"`
+			Time float64 `json:"ts"`   // seconds since 1970
+			Took float64 `json:"took"` // seconds
+		}
+		// Lines that are no JSON are systemd's.
+		if json.Unmarshal([]byte(line), &e) != nil || e.Job != job {
+			continue
+		}
+		seen[e.Msg] = true
+		switch e.Msg {
+		case "admitted":
+			s.admitted = e.Took
+		case "started":
+			s.started = e.Took
+			s.first = first - (e.Time - e.Took)
+		case "released":
+			s.released = e.Took
+		}
+	}
+	if !seen["admitted"] || !seen["started"] || !seen["released"] {
+		return s, fmt.Errorf("noded's log does not tell of job %d's whole session: %v", job, seen)
+	}
+	if s.first < s.started {
+		return s, errors.New("the job's first instruction was before noded let it start: the clock was changed")
+	}
+	return s, nil
+}
+
+// ruleset is the lock as nft prints it while a job runs, under another name.
+func (b *bench) ruleset(ctx context.Context) (string, error) {
+	const name = "bench-rules"
+	// It lasts as long as nobody ends its sleep.
+	if err := b.Seal(ctx, who, name, script(name+".luks", "sleep 1000 || true\n")); err != nil {
+		return "", err
+	}
+	job, err := b.Submit(ctx, who, "--secure "+name+".sealed")
+	if err != nil {
+		return "", err
+	}
+	if err := b.Started(ctx, who, job, node); err != nil {
+		return "", err
+	}
+	rules, err := b.Output(ctx, node, "nft list table inet cloister && pkill -x sleep -u "+who)
+	if err != nil {
+		return "", err
+	}
+	end, err := b.Wait(ctx, who, job, 4*time.Minute)
+	if err != nil {
+		return "", err
+	}
+	if end.State != "COMPLETED" {
+		return "", fmt.Errorf("sealed job %d is %s: %s", job, end.State, end.Output)
+	}
+	return strings.Replace(rules, "table inet cloister", "table inet byhand", 1), b.idle(ctx)
+}
+
+// home is who's directory on the shared file system.
+var home = deploy.Home(who)
+
+var kmsAddress = cluster.Address(cluster.Head) + ":8200"

@@ -1,0 +1,101 @@
+// Command bench measures what Cloister costs and prints it beside what the
+// same work costs without it, taken in the same run, as ratios: the time from
+// a node's hand-off to the job's first instruction, the speed of the client's
+// volumes, and what noded takes.
+//
+// It asserts no time and no size: it exits with 1 only if something that it
+// measured did not work. docs/bench.md says how to read what it prints.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+// node is where sessions are timed: the on-demand one, which both locks and
+// unlocks for each of them.
+const node = cluster.S2
+
+// runs is how often each thing is timed; medians of an odd number are values
+// that were measured.
+const (
+	handOffRuns = 5
+	volumeRuns  = 5
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	only := flag.String("only", "", "measure only this `part`: volumes (no cluster is started) or node")
+	flag.Parse()
+	if flag.NArg() > 0 || *only != "" && *only != "volumes" && *only != "node" {
+		flag.Usage()
+		os.Exit(2)
+	}
+	began := time.Now()
+	if err := run(ctx, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
+		os.Exit(1)
+	}
+	fmt.Printf("\n%s in all, load average at the end %s\n", time.Since(began).Round(time.Second), load())
+}
+
+// run measures both parts, the volumes before the guests take processor time.
+func run(ctx context.Context, only string) error {
+	bin, err := deploy.Build(ctx, deploy.Release)
+	if err != nil {
+		return err
+	}
+	if err := printHost(); err != nil {
+		return err
+	}
+	if only != "node" {
+		v, err := measureVolumes(ctx, bin)
+		if err != nil {
+			return err
+		}
+		v.print()
+	}
+	if only == "volumes" {
+		return nil
+	}
+	site, err := deploy.Start(ctx, deploy.Release, func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
+	if err != nil {
+		return err
+	}
+	defer site.Close()
+	return (&bench{site}).measureNode(ctx)
+}
+
+// A bench measures on a site's node.
+type bench struct{ *deploy.Site }
+
+func (b *bench) measureNode(ctx context.Context) error {
+	if err := b.printGuest(ctx); err != nil {
+		return err
+	}
+	idle, err := b.nodedUse(ctx)
+	if err != nil {
+		return err
+	}
+	h, err := b.measureHandOff(ctx)
+	if err != nil {
+		return err
+	}
+	after, err := b.nodedUse(ctx)
+	if err != nil {
+		return err
+	}
+	h.print()
+	// The one that showed its rules, the one that warmed up, the timed ones.
+	printNoded(idle, after, 2+handOffRuns)
+	return nil
+}
