@@ -124,7 +124,7 @@ func TestAHandlerWithoutVerdictRefuses(t *testing.T) {
 		}
 	})
 	said := startClient(t, socket, append([]string{"--script", script(t)}, batch...)...).answer()
-	if !strings.HasPrefix(said, "verdict refuse\nmessage hand-off: cloister-noded gave no verdict") {
+	if !strings.HasPrefix(said, "verdict refuse\nmessage refused in phase hand-off: cloister-noded gave no verdict\nmessage next: ") {
 		t.Errorf("the plugin got\n%s", said)
 	}
 }
