@@ -213,7 +213,7 @@ func (s *story) submit(ctx context.Context, _ analysis.Paths) (err error) {
 	}
 	show("alice@login$ sbatch --secure analysis.sealed", fmt.Sprintf("Submitted batch job %d", s.job))
 	for {
-		out, err := s.Output(ctx, node, "pgrep -u alice -x bash >/dev/null && echo started || true")
+		out, err := s.Output(ctx, node, "pgrep -u alice -x slurm_script >/dev/null && echo started || true")
 		if err != nil {
 			return err
 		}
@@ -246,11 +246,12 @@ func (s *story) during(ctx context.Context, _ analysis.Paths) error {
 		{node, "root", "systemctl is-active ssh.service; true", "inactive", false},
 		{node, "root", "nft list table inet cloister | grep -E 'hook (input|output|forward)'", "policy drop", false},
 		{cluster.Login, "bob", fmt.Sprintf("timeout 20 srun -p secure -w %s --immediate=3 hostname 2>&1", node), "", true},
-		{cluster.Login, "root", fmt.Sprintf("timeout 40 srun --jobid=%d --overlap -n1 ls /data 2>&1", s.job), "", true},
+		// Whoever is root on the login node can be alice there.
+		{cluster.Login, "alice", fmt.Sprintf("timeout 60 srun --jobid=%d --overlap -n1 ls /data 2>&1", s.job), "refused", true},
 		{node, "root", "ls -A /data 2>&1; true", "", false},
 		{cluster.Login, "alice", "ls -A /data 2>&1; true", "", false},
 		{node, "root", "dmsetup ls 2>/dev/null || ls /dev/mapper", "cloister-", false},
-		{node, "root", "p=$(pgrep -u alice -x bash | head -n 1); nsenter -t $p -m ls /data /results", "csv", false},
+		{node, "root", "p=$(pgrep -u alice -x slurm_script); nsenter -t $p -m ls /data /results", "csv", false},
 	} {
 		var r cluster.Result
 		var err error
@@ -349,7 +350,7 @@ func (s *story) after(ctx context.Context, _ analysis.Paths) error {
 	for _, c := range []struct{ cmd, want string }{
 		{"ls /dev/mapper | grep -c cloister || true", "0\n"},
 		{"losetup -l -n | wc -l", "0\n"},
-		{"cat /proc/*/mountinfo 2>/dev/null | grep -c cloister- || true", "0\n"},
+		{"cat /proc/*/mountinfo 2>/dev/null | grep -c -e cloister-image -e mapper/cloister || true", "0\n"},
 		{"ls /run/cloister/sessions | wc -l", "0\n"},
 		{"grep -c ^crypt /proc/keys || true", "0\n"},
 		{"nft list tables | grep -c 'inet cloister' || true", "0\n"},
