@@ -76,8 +76,12 @@ func (b *bench) session(ctx context.Context, name string) (session, error) {
 	if err := b.Seal(ctx, who, name, script(results, "echo \"$EPOCHREALTIME\"\ntest -s /data/data.txt\n")); err != nil {
 		return session{}, err
 	}
+	over := b.watch(ctx)
 	job, err := b.Submit(ctx, who, "--secure "+name+".sealed")
 	if err != nil {
+		return session{}, err
+	}
+	if err := <-over; err != nil {
 		return session{}, err
 	}
 	end, err := b.Wait(ctx, who, job, 4*time.Minute)
@@ -99,6 +103,27 @@ func (b *bench) session(ctx context.Context, name string) (session, error) {
 		return session{}, err
 	}
 	return b.logged(ctx, job, first)
+}
+
+// watch waits for the end of the next session without asking anybody: questions
+// to Slurm would take the head node's processor, which the session needs for
+// its files and keys. What is left is one program that waits on the node, as
+// by-hand.sh has one too.
+func (b *bench) watch(ctx context.Context) <-chan error {
+	over := make(chan error, 1)
+	go func() {
+		_, err := b.Output(ctx, node, `exec bash -c '
+exec 3< <(exec timeout 200 journalctl -q -u cloister-noded -o cat -f -n 0)
+journal=$!
+grep -m 1 -E "\"msg\":\"(released|refused)\"" <&3
+found=$?
+kill $journal
+exit $found'`)
+		over <- err
+	}()
+	// journalctl must be there before the session is.
+	time.Sleep(3 * time.Second)
+	return over
 }
 
 // idle waits until the node takes the next job.
