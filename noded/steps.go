@@ -37,7 +37,6 @@ const (
 type live struct {
 	slurmJob uint32
 	record   *session.Record
-	locked   bool // guarded by Daemon.mu
 
 	imageFile string // the verified copy, "" without one
 	secrets   *sealed.Secrets

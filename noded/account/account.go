@@ -58,11 +58,11 @@ func Lookup(uid uint32) (Account, error) {
 // Check refuses ids that Slurm would give the job and the node would not.
 func (a Account) Check(gid uint32, groups []uint32) error {
 	if gid != a.GID && !slices.Contains(a.Groups, gid) {
-		return fmt.Errorf("Slurm gives user %s the group %d, this node's user database does not", a.Name, gid)
+		return fmt.Errorf("user %s gets the group %d from Slurm and not from this node's user database", a.Name, gid)
 	}
 	for _, g := range groups {
 		if g != a.GID && !slices.Contains(a.Groups, g) {
-			return fmt.Errorf("Slurm gives user %s the group %d, this node's user database does not", a.Name, g)
+			return fmt.Errorf("user %s gets the group %d from Slurm and not from this node's user database", a.Name, g)
 		}
 	}
 	return nil
