@@ -68,6 +68,9 @@ func clean(t *testing.T, s *deploy.Site, node string) {
 func TestAJobRunsOnADedicatedNodeWithAnImageAndItsOutputComesBackEncrypted(t *testing.T) {
 	s := deploy.ForTest(t, deploy.Release)
 	ctx := t.Context()
+	if _, err := s.Output(ctx, cluster.S1, "cloister-noded --check"); err != nil {
+		t.Error(err)
+	}
 	images, err := analysis.Tiny(ctx)
 	if err != nil {
 		t.Fatal(err)
