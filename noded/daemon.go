@@ -90,7 +90,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.log.Info("forgot jobs that expired", zap.Int("count", n))
 	}
 	for _, f := range d.check() {
-		d.log.Error("this node is not what a secure node must be, all launches are refused", zap.String("fault", f))
+		d.log.Error("this node is not what a secure node must be, sealed jobs are refused", zap.String("fault", f))
 	}
 	if d.dedicated() {
 		if err := d.lockForGood(ctx); err != nil {

@@ -25,7 +25,7 @@ const admitLimit = 110 * time.Second
 func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 	r := &c.Request
 	log := d.log.With(zap.Uint32("job", r.Job), zap.Uint32("step", r.Step), zap.Uint32("uid", r.UID))
-	if reason := d.unfit(); reason != "" {
+	if reason := d.unfit(r.Secure); reason != "" {
 		d.refuse(c, log, "admit", refusal(reason, "ask the administrator; on the node: journalctl -u cloister-noded"))
 		return
 	}
@@ -44,12 +44,17 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 	d.status()
 }
 
-func (d *Daemon) unfit() string {
+// unfit says why nothing may be launched here, "" if something may. What is
+// wrong with an on-demand node does not concern its ordinary jobs.
+func (d *Daemon) unfit(secure bool) string {
 	d.mu.Lock()
 	fenced := d.fenced
 	d.mu.Unlock()
 	if fenced != "" {
 		return "this node is out of service: " + fenced
+	}
+	if !secure && !d.dedicated() {
+		return ""
 	}
 	if faults := d.check(); len(faults) > 0 {
 		return "this node is not fit to run secure jobs: " + faults[0]
