@@ -22,6 +22,13 @@ func ForTest(t testing.TB, opts Options) *Cluster {
 		t.Fatalf("start the cluster: %v", err)
 	}
 	t.Logf("cluster %s ready in %.1f s", c.id, time.Since(began).Seconds())
+	c.EndWith(t)
+	return c
+}
+
+// EndWith closes the cluster with the test, and keeps every node's logs if the test fails.
+func (c *Cluster) EndWith(t testing.TB) {
+	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
 			keepLogs(t, c)
@@ -30,7 +37,6 @@ func ForTest(t testing.TB, opts Options) *Cluster {
 			t.Errorf("close the cluster: %v", err)
 		}
 	})
-	return c
 }
 
 func keepLogs(t testing.TB, c *Cluster) {

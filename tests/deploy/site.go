@@ -86,7 +86,8 @@ func ForTest(t testing.TB, f Flavour) *Site {
 		t.Fatalf("starting a site: %v", err)
 	}
 	t.Logf("site ready after %.1f s", time.Since(began).Seconds())
-	t.Cleanup(func() { _ = s.Close() })
+	t.Cleanup(func() { os.RemoveAll(s.dir) })
+	s.EndWith(t)
 	return s
 }
 
