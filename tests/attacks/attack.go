@@ -71,6 +71,25 @@ var tries atomic.Int64
 // the next.
 func fresh(name string) string { return fmt.Sprintf("%s-%d", name, tries.Add(1)) }
 
+// sealed seals a job of alice's that prints the secret and does more, and
+// returns its name: the sealed job is name.sealed, the results name.luks.
+func sealed(ctx context.Context, s *deploy.Site, kind, more string) (name string, err error) {
+	name = fresh(kind)
+	return name, s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n"+more))
+}
+
+// completed waits for a job of alice's that must run to its end.
+func completed(ctx context.Context, s *deploy.Site, id uint32) error {
+	end, err := s.Wait(ctx, "alice", id, limit)
+	if err != nil {
+		return err
+	}
+	if end.State != "COMPLETED" {
+		return fmt.Errorf("the job is %s: %s", end.State, end.Output)
+	}
+	return nil
+}
+
 const limit = 4 * time.Minute
 
 // refused runs a sealed job that must be refused, and says what was wrong with
@@ -118,9 +137,9 @@ func idle(ctx context.Context, s *deploy.Site, node string) error {
 // during submits a sealed job, calls look once its script runs, and lets it
 // end.
 func during(ctx context.Context, s *deploy.Site, name string, look func() error) error {
-	name = fresh(name)
 	// The script runs as long as nobody killed its sleep.
-	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\nsleep 1000 || true\n")); err != nil {
+	name, err := sealed(ctx, s, name, "sleep 1000 || true\n")
+	if err != nil {
 		return err
 	}
 	id, err := s.Submit(ctx, "alice", "--secure "+name+".sealed")
@@ -134,15 +153,11 @@ func during(ctx context.Context, s *deploy.Site, name string, look func() error)
 	if _, err := s.Output(ctx, cluster.S2, "pkill -x sleep -u alice"); err != nil {
 		return err
 	}
-	end, err := s.Wait(ctx, "alice", id, limit)
-	if err != nil {
+	if err := completed(ctx, s, id); err != nil {
 		return err
 	}
 	if found != nil {
 		return found
-	}
-	if end.State != "COMPLETED" {
-		return fmt.Errorf("the session did not end well: %s: %s", end.State, end.Output)
 	}
 	return idle(ctx, s, cluster.S2)
 }

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"cloister/sealed"
+	format "cloister/sealed"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
 
@@ -18,8 +18,8 @@ import (
 // changedByte alters what sbatch reads, which is signed but not encrypted: no
 // other check would notice.
 func changedByte(ctx context.Context, s *deploy.Site) error {
-	name := fresh("changed")
-	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n")); err != nil {
+	name, err := sealed(ctx, s, "changed", "")
+	if err != nil {
 		return err
 	}
 	if _, err := s.Output(ctx, cluster.Head, "sed -i 's/^#SBATCH --time=10$/#SBATCH --time=11/' "+deploy.Home("alice")+"/"+name+".sealed"); err != nil {
@@ -31,8 +31,8 @@ func changedByte(ctx context.Context, s *deploy.Site) error {
 // resigned: root on the file server copies alice's files to bob, who signs
 // what she signed.
 func resigned(ctx context.Context, s *deploy.Site) error {
-	name := fresh("stolen")
-	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n")); err != nil {
+	name, err := sealed(ctx, s, "stolen", "")
+	if err != nil {
 		return err
 	}
 	file, err := os.ReadFile(filepath.Join(s.LaptopDir("alice"), name+".sealed"))
@@ -53,7 +53,7 @@ func resigned(ctx context.Context, s *deploy.Site) error {
 	if err != nil {
 		return err
 	}
-	sig, err := sshsig.Sign(strings.NewReader(signed), key, sshsig.HashSHA512, sealed.Namespace)
+	sig, err := sshsig.Sign(strings.NewReader(signed), key, sshsig.HashSHA512, format.Namespace)
 	if err != nil {
 		return err
 	}
@@ -70,20 +70,16 @@ func resigned(ctx context.Context, s *deploy.Site) error {
 }
 
 func twice(ctx context.Context, s *deploy.Site) error {
-	name := fresh("twice")
-	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n")); err != nil {
+	name, err := sealed(ctx, s, "twice", "")
+	if err != nil {
 		return err
 	}
 	id, err := s.Submit(ctx, "alice", "--secure "+name+".sealed")
 	if err != nil {
 		return err
 	}
-	end, err := s.Wait(ctx, "alice", id, limit)
-	if err != nil {
-		return err
-	}
-	if end.State != "COMPLETED" {
-		return fmt.Errorf("the first of the two did not run: %s: %s", end.State, end.Output)
+	if err := completed(ctx, s, id); err != nil {
+		return fmt.Errorf("the first of the two: %w", err)
 	}
 	// The results volume must not be in the second one's way.
 	if _, err := s.Output(ctx, cluster.Head, "cd "+deploy.Home("alice")+" && mv "+name+".luks first-"+name+".luks"); err != nil {
@@ -94,8 +90,8 @@ func twice(ctx context.Context, s *deploy.Site) error {
 
 // plantedFunction works on bash without any file that the job could see.
 func plantedFunction(ctx context.Context, s *deploy.Site) error {
-	name := fresh("env")
-	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\nenv | grep -c -i -e evil || true\n")); err != nil {
+	name, err := sealed(ctx, s, "env", "env | grep -c -i -e evil || true\n")
+	if err != nil {
 		return err
 	}
 	out, err := s.OutputAs(ctx, "alice", cluster.Login, "cd "+deploy.Home("alice")+
@@ -107,12 +103,8 @@ func plantedFunction(ctx context.Context, s *deploy.Site) error {
 	if err != nil {
 		return err
 	}
-	end, err := s.Wait(ctx, "alice", id, limit)
-	if err != nil {
+	if err := completed(ctx, s, id); err != nil {
 		return err
-	}
-	if end.State != "COMPLETED" {
-		return fmt.Errorf("the job did not run: %s: %s", end.State, end.Output)
 	}
 	got, err := s.Results(ctx, "alice", name+".luks", "out.txt")
 	if err != nil {

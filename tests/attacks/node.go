@@ -59,8 +59,8 @@ func portOpen(ctx context.Context, s *deploy.Site) error {
 // swappedHeader replaces the volume's whole header with one of the attacker's
 // own, who also knows its keys. The job must read what was sealed.
 func swappedHeader(ctx context.Context, s *deploy.Site) error {
-	name := fresh("header")
-	if err := s.Seal(ctx, "alice", name, job(name+".luks", "cat /data/secret.txt\n")); err != nil {
+	name, err := sealed(ctx, s, "header", "")
+	if err != nil {
 		return err
 	}
 	file := deploy.Home("alice") + "/" + Volume
@@ -76,12 +76,8 @@ func swappedHeader(ctx context.Context, s *deploy.Site) error {
 	if err != nil {
 		return err
 	}
-	end, err := s.Wait(ctx, "alice", id, limit)
-	if err != nil {
-		return err
-	}
-	if end.State != "COMPLETED" {
-		return fmt.Errorf("the swapped header had an effect: the job is %s: %s", end.State, end.Output)
+	if err := completed(ctx, s, id); err != nil {
+		return fmt.Errorf("the swapped header had an effect: %w", err)
 	}
 	got, err := s.Results(ctx, "alice", name+".luks", "out.txt")
 	if err != nil {
