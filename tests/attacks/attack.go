@@ -24,12 +24,12 @@ type Attack struct {
 	Number int
 	// Name says who tries what.
 	Name string
-	// Defence stands against it.
+	// Defence stands against it; empty where it has no mutant.
 	Defence mutant.Defence
 	Try     func(ctx context.Context, s *deploy.Site) error
 }
 
-// All are in the order of mutant.All.
+// All are in the order of mutant.All, then those without a mutant.
 var All = []Attack{
 	{3, "root on the file server changes a byte of a sealed job", mutant.SignatureCheck, changedByte},
 	{5, "another registered user signs a stolen sealed job anew", mutant.SignerBinding, resigned},
@@ -39,6 +39,9 @@ var All = []Attack{
 	{19, "root on the file server swaps a volume's header", mutant.PinnedHeader, swappedHeader},
 	{31, "a refused step brings a task epilog", mutant.NoexecParent, taskEpilog},
 	{9, "a submitting host plants shell functions in the environment", mutant.CleanEnvironment, plantedFunction},
+	{2, "who controls Slurm launches a step on a dedicated node without an allocation", "", noAllocation},
+	{11, "who is root on the login node starts a step in the victim's job, as the victim", "", stepIntoJob},
+	{33, "root on the login node has slurmd write system files", "", sbcastFile},
 }
 
 // Secret is in the volume of every attacked job.

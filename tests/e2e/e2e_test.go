@@ -131,13 +131,13 @@ echo "stderr too" >&2
 	}
 }
 
-func TestNodedKilledUnderARunningJobChangesNothingForTheJob(t *testing.T) {
+func TestNodedKilledAndUpgradedUnderARunningJobChangesNothingForTheJob(t *testing.T) {
 	s := deploy.ForTest(t, deploy.Release)
 	ctx := t.Context()
 	if err := s.MakeVolume(ctx, "alice", "in.luks", map[string]string{"secret.txt": "canary\n"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Seal(ctx, "alice", "long", readsVolume("long.luks")+"sleep 12\necho survived\n"); err != nil {
+	if err := s.Seal(ctx, "alice", "long", readsVolume("long.luks")+"sleep 30\necho survived\n"); err != nil {
 		t.Fatal(err)
 	}
 	id, err := s.Submit(ctx, "alice", "--secure long.sealed")
@@ -147,8 +147,13 @@ func TestNodedKilledUnderARunningJobChangesNothingForTheJob(t *testing.T) {
 	if err := s.Started(ctx, "alice", id, cluster.S2); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Output(ctx, cluster.S2, "systemctl kill -s KILL cloister-noded.service"); err != nil {
-		t.Fatal(err)
+	for _, blow := range []string{
+		"systemctl kill -s KILL cloister-noded.service",
+		"systemctl stop cloister-noded.service; systemctl start cloister-noded.service",
+	} {
+		if _, err := s.Output(ctx, cluster.S2, blow+"; sleep 2; [ \"$(systemctl is-active cloister-noded.service)\" = active ]"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	end, err := s.Wait(ctx, "alice", id, limit)
 	if err != nil {
