@@ -51,8 +51,8 @@ func (c *Cluster) Capture(ctx context.Context, path string) (stop func() error, 
 	if err := needPrograms("tcpdump"); err != nil {
 		return nil, err
 	}
-	// -U: packets reach the file at once. -Z root: tcpdump's own user could not write there.
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", c.boot.ns, "tcpdump", "-i", "br0", "-s", "0", "-U", "-Z", "root", "-w", path)
+	// -U and immediate mode: packets reach the file at once, not when a buffer is full or a second old. -Z root: tcpdump's own user could not write there.
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", c.boot.ns, "tcpdump", "-i", "br0", "-s", "0", "-U", "--immediate-mode", "-Z", "root", "-w", path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	said := filepath.Join(c.dir, "tcpdump."+randomID()[:6])
 	f, err := os.Create(said)
