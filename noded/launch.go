@@ -192,6 +192,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		return
 	}
 	log.Info("started", zap.Duration("took", time.Since(started)))
+	a.close() // the loop devices have the volumes now, and their locks
 	o := <-ended
 	if ctx.Err() != nil {
 		log.Info("noded ends, the job goes on")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -99,15 +100,23 @@ func (o *opening) open() (*os.File, error) {
 	return o.mount(device)
 }
 
+const lockWait = 2 * time.Second
+
 // lock keeps two nodes from writing to one volume by accident. The lock belongs
 // to the open file description, which the loop device holds: it goes with the
-// device, and the file server drops it when the node dies.
+// device, and the file server drops it when the node dies. The device of a
+// session that just ended may take a moment to go, so an answer is final only
+// after lockWait.
 func (o *opening) lock() error {
 	if o.ReadOnly {
 		return nil
 	}
 	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
 	err := unix.FcntlFlock(o.file.Fd(), unix.F_OFD_SETLK, &whole)
+	for began := time.Now(); errors.Is(err, unix.EAGAIN) && time.Since(began) < lockWait; {
+		time.Sleep(lockWait / 20)
+		err = unix.FcntlFlock(o.file.Fd(), unix.F_OFD_SETLK, &whole)
+	}
 	switch {
 	case err == nil:
 		return nil
