@@ -61,8 +61,7 @@ func listenInside(ns string) (net.Listener, error) {
 		err error
 	}
 	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, so it needs no way back
+	onOwnThread(func() {
 		l, err := func() (net.Listener, error) {
 			f, err := os.Open(filepath.Join("/run/netns", ns))
 			if err != nil {
@@ -75,12 +74,32 @@ func listenInside(ns string) (net.Listener, error) {
 			return net.Listen("tcp4", hostAddress+":0")
 		}()
 		done <- result{l, err}
-	}()
+	})
 	r := <-done
 	if r.err != nil {
 		return nil, fmt.Errorf("listen in network namespace %s: %w", ns, r.err)
 	}
 	return r.l, nil
+}
+
+// onOwnThread runs f on a thread that ends with it, so that a namespace which f enters needs no way back. The main
+// thread cannot end: it would stay in the namespace, and make the whole process look as if it were in there.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		defer runtime.UnlockOSThread() // after f, which meanwhile cannot get this thread
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			runtime.LockOSThread()
+			f()
+		}()
+		<-ended
+	}()
 }
 
 // sweep removes what crashed owners left: a run directory whose lock is free, its guests, its namespace.
@@ -116,7 +135,7 @@ func killInside(ns string) {
 			return
 		}
 		for _, p := range pids {
-			if pid, err := strconv.Atoi(p); err == nil {
+			if pid, err := strconv.Atoi(p); err == nil && pid != os.Getpid() {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
