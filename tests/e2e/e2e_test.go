@@ -137,7 +137,7 @@ func TestNodedKilledAndUpgradedUnderARunningJobChangesNothingForTheJob(t *testin
 	if err := s.MakeVolume(ctx, "alice", "in.luks", map[string]string{"secret.txt": "canary\n"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Seal(ctx, "alice", "long", readsVolume("long.luks")+"sleep 30\necho survived\n"); err != nil {
+	if err := s.Seal(ctx, "alice", "long", readsVolume("long.luks")+"sleep 45\necho survived\n"); err != nil {
 		t.Fatal(err)
 	}
 	id, err := s.Submit(ctx, "alice", "--secure long.sealed")
@@ -151,7 +151,7 @@ func TestNodedKilledAndUpgradedUnderARunningJobChangesNothingForTheJob(t *testin
 		"systemctl kill -s KILL cloister-noded.service",
 		"systemctl stop cloister-noded.service; systemctl start cloister-noded.service",
 	} {
-		if _, err := s.Output(ctx, cluster.S2, blow+"; sleep 2; [ \"$(systemctl is-active cloister-noded.service)\" = active ]"); err != nil {
+		if _, err := s.Output(ctx, cluster.S2, blow+"; timeout 60 sh -c 'until systemctl is-active -q cloister-noded.service; do sleep 0.5; done'"); err != nil {
 			t.Fatal(err)
 		}
 	}
