@@ -31,7 +31,7 @@ func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("making room for the image: %w", err)
 	}
-	// A page for the directory besides the image itself.
+	// Room for the file system's own pages besides the image itself.
 	const slack = 1 << 20
 	if err := unix.Mount("cloister-image", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=0700,size=%d", m.Size+slack)); err != nil {
 		return fmt.Errorf("making room for the image: %w", err)
@@ -78,8 +78,11 @@ func (d *Daemon) imageKeys() (*image.Keys, error) {
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, imageKeysLimit+1))
-	if err != nil || len(b) > imageKeysLimit {
-		return nil, fmt.Errorf("reading the keys that images must be signed with: more than %d bytes, or %w", imageKeysLimit, err)
+	if err != nil {
+		return nil, fmt.Errorf("reading the keys that images must be signed with: %w", err)
+	}
+	if len(b) > imageKeysLimit {
+		return nil, fmt.Errorf("reading the keys that images must be signed with: more than %d bytes", imageKeysLimit)
 	}
 	return image.ParseKeys(b)
 }

@@ -153,7 +153,7 @@ func identities() ([]age.Identity, error) {
 	defer clear(b)
 	ids, err := age.ParseIdentities(strings.NewReader(string(b)))
 	if err != nil {
-		return nil, errors.New("the node's identity is not an age identity file (cloister node keygen makes one)")
+		return nil, errors.New("the node's identity is not an age identity file (age-keygen -pq makes one)")
 	}
 	for _, id := range ids {
 		if _, ok := id.(*age.HybridIdentity); !ok {
