@@ -42,7 +42,7 @@ func (h host) savedState(ctx context.Context) ([]*entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask QEMU's version: %w", err)
 	}
-	key := hash(stateVersion, id, string(qemu), h.accel, fmt.Sprint(specs), strings.Join((&node{}).args(h.boot()), " "))
+	key := hash(stateVersion, id, string(qemu), h.accel, fmt.Sprint(specs), strings.Join((&node{}).args(boot{accel: h.accel}), " "))
 	base, err := cached(ctx, "base", key, h.makeBase)
 	if err != nil {
 		return nil, err
