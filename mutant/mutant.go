@@ -3,11 +3,11 @@
 //
 // A release build has no way to take anything out: Removed is a constant
 // false there and the compiler drops the branch. Only the build tag `mutants`
-// compiles the other half, which marks the binary with Mark; `make mutants`
+// compiles the other half, which marks the binary with Mark; tests/release
 // proves that release binaries lack that mark.
 package mutant
 
-// A Defence is one that `make mutants` takes out. The value is the word that
+// A Defence is one that `make attacks` takes out. The value is the word that
 // the mutants file holds.
 type Defence string
 
@@ -23,5 +23,5 @@ const (
 	CleanEnvironment Defence = "clean-environment"
 )
 
-// All lists every defence, in the order in which `make mutants` tries them.
+// All lists every defence, in the order of their making.
 var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment}

@@ -8,7 +8,9 @@ package attacks
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,30 +20,93 @@ import (
 	"cloister/tests/deploy"
 )
 
-// An Attack is one row of docs/threat-model.md, or a part of one.
+// An Attack is one row of docs/threat-model.md, or a part of one. It is either
+// a Try of its own or a look During a session, which may be shared with others'.
 type Attack struct {
-	// Number is the row's.
+	// Number is the row's, Who the adversaries who can try it: "A1 A2".
 	Number int
-	// Name says who tries what.
+	Who    string
+	// Name says who does what, for the table.
 	Name string
-	// Defence stands against it; empty where it has no mutant.
-	Defence mutant.Defence
-	Try     func(ctx context.Context, s *deploy.Site) error
+	// Defences stand against it. Each alone may stop it, so all of them are
+	// taken out for the run that must succeed.
+	Defences []mutant.Defence
+	// Control, for an attack on what Cloister adds by its presence, is the
+	// same attack where there is no Cloister. It must return a Success. An
+	// attack has Defences or a Control.
+	Control func(ctx context.Context, s *deploy.Site) error
+	// Try makes the attack. Nil says that it was refused as it must be, a
+	// Success that it was not, any other error that nothing was shown.
+	Try func(ctx context.Context, s *deploy.Site) error
+	// Before prepares the attacked node cluster.S2 while it is open, During
+	// attacks in a session there, After looks once the session is over. Errors
+	// mean what Try's do. Each but During may be nil.
+	Before        func(ctx context.Context, s *deploy.Site) error
+	During, After func(ctx context.Context, s *deploy.Site, v Victim) error
 }
 
-// All are in the order of mutant.All, then those without a mutant.
-var All = []Attack{
-	{3, "root on the file server changes a byte of a sealed job", mutant.SignatureCheck, changedByte},
-	{5, "another registered user signs a stolen sealed job anew", mutant.SignerBinding, resigned},
-	{6, "the same sealed job is submitted twice", mutant.SingleUse, twice},
-	{12, "sshd answers during a session", mutant.StopSSH, sshAnswers},
-	{13, "a login node connects to a listener on the locked node", mutant.DefaultDrop, portOpen},
-	{19, "root on the file server swaps a volume's header", mutant.PinnedHeader, swappedHeader},
-	{31, "a refused step brings a task epilog", mutant.NoexecParent, taskEpilog},
-	{9, "a submitting host plants shell functions in the environment", mutant.CleanEnvironment, plantedFunction},
-	{2, "who controls Slurm launches a step on a dedicated node without an allocation", "", noAllocation},
-	{11, "who is root on the login node starts a step in the victim's job, as the victim", "", stepIntoJob},
-	{33, "root on the login node has slurmd write system files", "", sbcastFile},
+// A Victim is a job of alice's that runs on cluster.S2.
+type Victim struct {
+	Job     uint32
+	Results string // her results volume's file name
+}
+
+// A Success is what an attacker got, in words for the table: "root ran a step".
+type Success string
+
+func (s Success) Error() string { return "the attack succeeded: " + string(s) }
+
+// got makes a Success, of one line.
+func got(format string, args ...any) error {
+	line, _, _ := strings.Cut(fmt.Sprintf(format, args...), "\n")
+	return Success(line)
+}
+
+// defences shortens the lists.
+func defences(d ...mutant.Defence) []mutant.Defence { return d }
+
+// All are in the order of their numbers.
+var All = slices.SortedStableFunc(slices.Values(slices.Concat(onJobs, onNodes, onSlurm)), func(a, b Attack) int { return a.Number - b.Number })
+
+// Run makes the attack, with a session of its own if it needs one.
+func (a Attack) Run(ctx context.Context, s *deploy.Site) error {
+	if a.Try != nil {
+		return a.Try(ctx, s)
+	}
+	found := make([]error, 1)
+	if err := Together(ctx, s, []Attack{a}, func(_ int, err error) { found[0] = err }); err != nil {
+		return err
+	}
+	return found[0]
+}
+
+// Together makes attacks During one session. Each is reported, with its index,
+// as soon as it is known how it ended; After's come last. The error is the
+// session's own.
+func Together(ctx context.Context, s *deploy.Site, all []Attack, report func(int, error)) error {
+	found := make([]error, len(all))
+	for i, a := range all {
+		if a.Before != nil {
+			found[i] = a.Before(ctx, s)
+		}
+	}
+	var victim Victim
+	err := during(ctx, s, "victim", func(v Victim) error {
+		victim = v
+		for i, a := range all {
+			if found[i] == nil {
+				found[i] = a.During(ctx, s, v)
+			}
+		}
+		return nil
+	})
+	for i, a := range all {
+		if err == nil && found[i] == nil && a.After != nil {
+			found[i] = a.After(ctx, s, victim)
+		}
+		report(i, found[i])
+	}
+	return err
 }
 
 // Secret is in the volume of every attacked job.
@@ -106,8 +171,11 @@ func refused(ctx context.Context, s *deploy.Site, who, args, because string) err
 	if err != nil {
 		return err
 	}
+	if end.State == "COMPLETED" {
+		return got("the job ran")
+	}
 	if end.State != "FAILED" {
-		return fmt.Errorf("the job ran: it is %s, not FAILED: %s", end.State, end.Output)
+		return fmt.Errorf("the job is %s, not FAILED: %s", end.State, end.Output)
 	}
 	if !strings.Contains(end.Output, because) {
 		return fmt.Errorf("the job's output does not say %q but %q", because, end.Output)
@@ -137,11 +205,11 @@ func idle(ctx context.Context, s *deploy.Site, node string) error {
 	}
 }
 
-// during submits a sealed job, calls look once its script runs, and lets it
-// end.
-func during(ctx context.Context, s *deploy.Site, name string, look func() error) error {
+// during submits a sealed job of alice's, calls look once its script runs, and
+// lets it end.
+func during(ctx context.Context, s *deploy.Site, kind string, look func(Victim) error) error {
 	// The script runs as long as nobody killed its sleep.
-	name, err := sealed(ctx, s, name, "sleep 1000 || true\n")
+	name, err := sealed(ctx, s, kind, "sleep 1000 || true\n")
 	if err != nil {
 		return err
 	}
@@ -152,12 +220,12 @@ func during(ctx context.Context, s *deploy.Site, name string, look func() error)
 	if err := s.Started(ctx, "alice", id, cluster.S2); err != nil {
 		return err
 	}
-	found := look()
+	found := look(Victim{Job: id, Results: name + ".luks"})
 	if _, err := s.Output(ctx, cluster.S2, "pkill -x sleep -u alice"); err != nil {
-		return err
+		return errors.Join(found, err)
 	}
 	if err := completed(ctx, s, id); err != nil {
-		return err
+		return errors.Join(found, err)
 	}
 	if found != nil {
 		return found

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cloister/mutant"
 	format "cloister/sealed"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
@@ -14,6 +15,15 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 )
+
+// onJobs are attacks on the sealed job itself and on how it reaches a node.
+var onJobs = []Attack{
+	{Number: 3, Who: "A1", Name: "root on the file server changes a byte of a sealed job", Defences: defences(mutant.SignatureCheck), Try: changedByte},
+	{Number: 5, Who: "A4", Name: "another registered user signs a stolen sealed job anew", Defences: defences(mutant.SignerBinding), Try: resigned},
+	{Number: 6, Who: "A1 A4", Name: "the same sealed job is submitted again", Defences: defences(mutant.SingleUse), Try: twice},
+	{Number: 9, Who: "A1 A2", Name: "a submitting host plants shell functions in the environment", Defences: defences(mutant.CleanEnvironment), Try: plantedFunction},
+	{Number: 31, Who: "A2 A4", Name: "a refused step brings a task epilog", Defences: defences(mutant.NoexecParent), Try: taskEpilog},
+}
 
 // changedByte alters what sbatch reads, which is signed but not encrypted: no
 // other check would notice.
@@ -106,12 +116,12 @@ func plantedFunction(ctx context.Context, s *deploy.Site) error {
 	if err := completed(ctx, s, id); err != nil {
 		return err
 	}
-	got, err := s.Results(ctx, "alice", name+".luks", "out.txt")
+	printed, err := s.Results(ctx, "alice", name+".luks", "out.txt")
 	if err != nil {
 		return err
 	}
-	if want := Secret + "\n0\n"; got != want {
-		return fmt.Errorf("unsigned code or variables came in: the script printed %q, not %q", got, want)
+	if printed != Secret+"\n0\n" {
+		return got("unsigned code or variables came in: the script printed %q", printed)
 	}
 	return idle(ctx, s, cluster.S2)
 }
@@ -129,13 +139,13 @@ func taskEpilog(ctx context.Context, s *deploy.Site) error {
 		return err
 	}
 	if r.Exit == 0 {
-		return fmt.Errorf("a dedicated node ran an ordinary step: %s", r.Stdout)
+		return got("a dedicated node ran an ordinary step")
 	}
 	if ran, err := s.Run(ctx, cluster.Head, "test -e "+home+"/evil.ran"); err != nil {
 		return err
 	} else if ran.Exit == 0 {
 		_, _ = s.Output(ctx, cluster.Head, "rm "+home+"/evil.ran")
-		return fmt.Errorf("the task epilog ran on a dedicated node")
+		return got("the task epilog ran on a dedicated node")
 	}
 	if !strings.Contains(r.Stdout, "sealed jobs only") {
 		return fmt.Errorf("srun does not say why: %q", r.Stdout)

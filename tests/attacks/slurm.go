@@ -9,64 +9,82 @@ import (
 	"cloister/tests/deploy"
 )
 
+// onSlurm are attacks by those who control Slurm or hold a user's name in it.
+var onSlurm = []Attack{
+	{Number: 2, Who: "A1 A2", Name: "who controls Slurm launches a step on a dedicated node without an allocation", Control: noAllocation(cluster.N1), Try: noAllocation(cluster.S1)},
+	{Number: 11, Who: "A1 A2 A4", Name: "who is root on the login node starts a step in the victim's job, as the victim", Control: stepIntoOpenJob, During: stepIntoJob},
+	{Number: 33, Who: "A1", Name: "root on the login node has slurmd write system files", Control: sbcastTo(cluster.N1, "batch", evilUnit),
+		Try: sbcastTo(cluster.S1, "secure", evilUnit, "/etc/ld.so.preload", "/usr/bin/evil", "/etc/cloister/allowed_signers.new")},
+}
+
 // noAllocation asks slurmd directly, as only SlurmUser and root may.
-func noAllocation(ctx context.Context, s *deploy.Site) error {
-	const launch = "timeout 60 srun --no-allocate -n1 -w %s id 2>&1"
-	if r, err := s.Run(ctx, cluster.Head, fmt.Sprintf(launch, cluster.N1)); err != nil || !strings.Contains(r.Stdout, "uid=0") {
-		return fmt.Errorf("srun --no-allocate does not work even on an ordinary node: %q (%v)", r.Stdout, err)
+func noAllocation(node string) func(context.Context, *deploy.Site) error {
+	return func(ctx context.Context, s *deploy.Site) error {
+		r, err := s.Run(ctx, cluster.Head, "timeout 60 srun --no-allocate -n1 -w "+node+" id 2>&1")
+		if err != nil {
+			return err
+		}
+		if strings.Contains(r.Stdout, "uid=0") {
+			return got("root ran a step on node %s", node)
+		}
+		return idle(ctx, s, node)
 	}
-	r, err := s.Run(ctx, cluster.Head, fmt.Sprintf(launch, cluster.S1))
-	if err != nil {
-		return err
-	}
-	if strings.Contains(r.Stdout, "uid=0") {
-		return fmt.Errorf("root ran a step on a dedicated node")
-	}
-	return idle(ctx, s, cluster.S1)
 }
 
 // stepIntoJob: Slurm lets a job's owner start steps in it from anywhere.
-func stepIntoJob(ctx context.Context, s *deploy.Site) error {
-	return during(ctx, s, "step", func() error {
-		r, err := s.RunAs(ctx, "alice", cluster.Login,
-			"timeout 60 srun --jobid=$(squeue -h -u alice -o %A) --overlap -n1 cat /data/secret.txt 2>&1")
-		if err != nil {
-			return err
-		}
-		if strings.Contains(r.Stdout, Secret) {
-			return fmt.Errorf("a step from outside read the secret")
-		}
-		if r.Exit == 0 || !strings.Contains(r.Stdout, "refused in phase admit") {
-			return fmt.Errorf("the step was not refused by noded: exit status %d, %q", r.Exit, r.Stdout)
-		}
-		return nil
-	})
+func stepIntoJob(ctx context.Context, s *deploy.Site, v Victim) error {
+	r, err := s.RunAs(ctx, "alice", cluster.Login, fmt.Sprintf("timeout 60 srun --jobid=%d --overlap -n1 cat /data/secret.txt 2>&1", v.Job))
+	if err != nil {
+		return err
+	}
+	if strings.Contains(r.Stdout, Secret) {
+		return got("a step from outside read the secret")
+	}
+	if r.Exit == 0 || !strings.Contains(r.Stdout, "refused in phase admit") {
+		return fmt.Errorf("the step was not refused by noded: exit status %d, %q", r.Exit, r.Stdout)
+	}
+	return nil
 }
 
-// sbcastFile: slurmd makes the file, as root for a job of root's.
-func sbcastFile(ctx context.Context, s *deploy.Site) error {
-	cast := func(node, file string) (bool, error) {
-		_, err := s.Run(ctx, cluster.Login, "echo evil > /tmp/evil; j=$(timeout 60 salloc -n1 -w "+node+
-			" -p $( [ "+node+" = n1 ] && echo batch || echo secure ) --no-shell 2>&1 | sed -n 's/.*allocation \\([0-9]*\\)$/\\1/p')"+
-			"; SLURM_JOB_ID=$j timeout 60 sbcast -f /tmp/evil "+file+"; scancel $j")
-		if err != nil {
-			return false, err
-		}
-		r, err := s.Run(ctx, node, "test -e "+file)
-		return r.Exit == 0, err
+// stepIntoOpenJob is the same where there is no Cloister.
+func stepIntoOpenJob(ctx context.Context, s *deploy.Site) error {
+	id, err := s.Submit(ctx, "alice", "-p batch -o /dev/null --wrap 'echo "+Secret+" > /dev/shm/secret.txt; sleep 60'")
+	if err != nil {
+		return err
 	}
-	const unit = "/run/systemd/system/evil.service"
-	if written, err := cast(cluster.N1, unit); err != nil || !written {
-		return fmt.Errorf("sbcast does not write even on an ordinary node (%v)", err)
+	defer s.Run(context.WithoutCancel(ctx), cluster.Head, fmt.Sprintf("scancel %d", id))
+	if err := s.Started(ctx, "alice", id, cluster.N1); err != nil {
+		return err
 	}
-	for _, file := range []string{unit, "/etc/ld.so.preload", "/usr/bin/evil", "/etc/cloister/allowed_signers.new"} {
-		written, err := cast(cluster.S1, file)
-		if err != nil {
-			return err
-		}
-		if written {
-			return fmt.Errorf("slurmd wrote %s on a dedicated node", file)
-		}
+	r, err := s.RunAs(ctx, "alice", cluster.Login, fmt.Sprintf("timeout 60 srun --jobid=%d --overlap -n1 cat /dev/shm/secret.txt 2>&1", id))
+	if err != nil {
+		return err
 	}
-	return idle(ctx, s, cluster.S1)
+	if strings.Contains(r.Stdout, Secret) {
+		return got("a step from outside read the job's private file")
+	}
+	return fmt.Errorf("srun --overlap does not reach an open job: %q", r.Stdout)
+}
+
+const evilUnit = "/run/systemd/system/evil.service"
+
+// sbcastTo has slurmd make a file, as root for a job of root's.
+func sbcastTo(node, partition string, files ...string) func(context.Context, *deploy.Site) error {
+	return func(ctx context.Context, s *deploy.Site) error {
+		for _, file := range files {
+			if _, err := s.Run(ctx, cluster.Login, "echo evil > /tmp/evil; j=$(timeout 60 salloc -n1 -w "+node+" -p "+partition+
+				" --no-shell 2>&1 | sed -n 's/.*allocation \\([0-9]*\\)$/\\1/p')"+
+				"; SLURM_JOB_ID=$j timeout 60 sbcast -f /tmp/evil "+file+"; scancel $j"); err != nil {
+				return err
+			}
+			r, err := s.Run(ctx, node, "test -e "+file+" && rm "+file)
+			if err != nil {
+				return err
+			}
+			if r.Exit == 0 {
+				return got("slurmd wrote %s", file)
+			}
+		}
+		return idle(ctx, s, node)
+	}
 }

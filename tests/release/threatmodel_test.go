@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"cloister/mutant"
 )
 
 const attacks = 44
@@ -22,7 +20,8 @@ func TestTheThreatModelCoversEveryAttackAndNamesFilesThatExist(t *testing.T) {
 	}
 	text := string(b)
 	row := regexp.MustCompile(`(?m)^\| (\d+) \|.*\| ([^|]+) \|$`)
-	rows := row.FindAllStringSubmatch(text, -1)
+	table, _, _ := strings.Cut(text, "### Tried on the cluster")
+	rows := row.FindAllStringSubmatch(table, -1)
 	if len(rows) != attacks {
 		t.Errorf("%d attacks, not %d", len(rows), attacks)
 	}
@@ -38,11 +37,6 @@ func TestTheThreatModelCoversEveryAttackAndNamesFilesThatExist(t *testing.T) {
 	for _, name := range file.FindAllStringSubmatch(text, -1) {
 		if _, err := os.Stat(filepath.Join("../..", name[1])); err != nil {
 			t.Errorf("the threat model names a file that is not there: %v", err)
-		}
-	}
-	for _, d := range mutant.All {
-		if !strings.Contains(text, "**M** "+string(d)+":") {
-			t.Errorf("no attack names the mutant %s", d)
 		}
 	}
 }

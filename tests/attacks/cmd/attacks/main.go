@@ -1,0 +1,111 @@
+//go:build mutants
+
+// Command attacks tries every attack of docs/threat-model.md on a real
+// cluster, once with all defences in place, where it must be refused, and once
+// without those that stand against it, where it must succeed. It prints a
+// table and, after a run of all, writes it into the document.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"cloister/mutant"
+	"cloister/tests/attacks"
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+func main() {
+	number := flag.Int("attack", 0, "try only the attacks of this number")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *number); err != nil {
+		stop()
+		fmt.Fprintln(os.Stderr, "attacks:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, number int) (err error) {
+	var chosen []attacks.Attack
+	for _, a := range attacks.All {
+		if number == 0 || a.Number == number {
+			chosen = append(chosen, a)
+		}
+	}
+	if len(chosen) == 0 {
+		return fmt.Errorf("no attack has the number %d; docs/threat-model.md lists them", number)
+	}
+	s, err := deploy.Start(ctx, deploy.Mutants, func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := attacks.Prepare(ctx, s); err != nil {
+		return err
+	}
+	fmt.Print(attacks.Heading)
+	var outcomes []attacks.Outcome
+	var faults []error
+	for _, a := range chosen {
+		began := time.Now()
+		o, err := try(ctx, s, a)
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.Title(), err)
+		}
+		fmt.Println(o.Row())
+		fmt.Fprintf(os.Stderr, "%s: %.0f s\n", a.Title(), time.Since(began).Seconds())
+		if f := o.Faults(); f != "" {
+			faults = append(faults, fmt.Errorf("%s: %s", a.Title(), f))
+		}
+		outcomes = append(outcomes, o)
+	}
+	if err := errors.Join(append(faults, attacks.AllIdle(ctx, s))...); err != nil {
+		return err
+	}
+	fmt.Printf("%d attacks: each refused, each shown to succeed without its defence; all nodes idle\n", len(outcomes))
+	if number == 0 {
+		return attacks.WriteTable(attacks.Document, outcomes)
+	}
+	return nil
+}
+
+func try(ctx context.Context, s *deploy.Site, a attacks.Attack) (attacks.Outcome, error) {
+	o := attacks.Outcome{Attack: a}
+	if err := remove(ctx, s, nil); err != nil {
+		return o, err
+	}
+	o.With = a.Run(ctx, s)
+	if a.Control != nil {
+		o.Without = a.Control(ctx, s)
+		return o, ctx.Err()
+	}
+	if err := remove(ctx, s, a.Defences); err != nil {
+		return o, err
+	}
+	o.Without = a.Run(ctx, s)
+	return o, errors.Join(remove(ctx, s, nil), attacks.Restore(ctx, s), ctx.Err())
+}
+
+// remove takes the defences out on every node, and puts all others back.
+func remove(ctx context.Context, s *deploy.Site, defences []mutant.Defence) error {
+	var names []string
+	for _, d := range defences {
+		names = append(names, string(d))
+	}
+	for _, node := range []string{cluster.Head, cluster.Login, cluster.S1, cluster.S2} {
+		if _, err := s.Output(ctx, node, "echo '"+strings.Join(names, " ")+"' > "+mutant.File+" && chmod 644 "+mutant.File); err != nil {
+			return err
+		}
+	}
+	return nil
+}
