@@ -3,9 +3,11 @@ package mutant
 // Defences that check a node and watch over it. Each joins All with the attack
 // that shows what happens without it.
 const (
-	// DoorsWatch closes doors again that were opened during a session, and
-	// ends logins and people's processes that came up.
-	DoorsWatch Defence = "doors-watch"
+	// DoorsWatch closes doors again that were opened during a session and ends
+	// new logins; ProcessWatch ends people's processes and SSH servers that
+	// come up.
+	DoorsWatch   Defence = "doors-watch"
+	ProcessWatch Defence = "process-watch"
 	// SwapCheck refuses a node with swap; SwapWatch ends the session when swap
 	// is switched on in the middle of it.
 	SwapCheck Defence = "node-check-swap"

@@ -67,8 +67,10 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 				if err := d.lockNetwork(ctx); err != nil { // whatever happened meanwhile
 					return err
 				}
-				l := &live{slurmJob: r.Job, record: r}
+				l := newLive(r.Job)
+				d.begin(l, r)
 				d.take(l)
+				d.watchLocked(ctx)
 				adopted = append(adopted, r.ID)
 				d.adopted.Go(func() { d.goOn(ctx, c, l, log) })
 				continue
@@ -79,6 +81,9 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		if err := session.Undo(d.journal, r, d.steps(&live{record: r}, nil)); err != nil {
 			d.fence(log, fmt.Errorf("undoing session %s: %w", r.ID, err))
 		}
+	}
+	if d.dedicated() {
+		d.watchLocked(ctx)
 	}
 	if len(adopted) == 0 {
 		d.forget()
@@ -106,12 +111,23 @@ func (d *Daemon) closeStrays(ctx context.Context) error {
 // goOn waits for the end of an adopted session.
 func (d *Daemon) goOn(ctx context.Context, c *handoff.Conn, l *live, log *zap.Logger) {
 	defer c.Close()
-	end, err := c.WaitEnd(ctx)
+	ended := make(chan outcome, 1)
+	go func() {
+		end, err := c.WaitEnd(ctx)
+		ended <- outcome{end, err}
+	}()
+	var o outcome
+	select {
+	case o = <-ended:
+	case <-l.stopped:
+		d.kill(l)
+		o = outcome{err: l.why}
+	}
 	if ctx.Err() != nil {
 		log.Info("noded ends, the job goes on")
 		return
 	}
-	outcome{end, err}.log(log)
+	o.log(log)
 	d.finish(c, l, d.steps(l, nil), log)
 	d.release(l)
 	d.status()

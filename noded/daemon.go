@@ -33,7 +33,10 @@ type Config struct {
 	Node string
 	// Check says why this node may not serve at all (package nodecheck). It
 	// is asked at each launch: swap can be switched on at any time.
-	Check   func() []string
+	Check func() []string
+	// Memory watches over what may not change while the node is locked, until
+	// its context ends, and tells what is wrong: swap that was switched on.
+	Memory  func(ctx context.Context, wrong func(fault string)) error
 	Journal *session.Journal
 	Replay  *replay.Store
 	// RunDir is a directory on tmpfs, for root alone.
@@ -52,6 +55,7 @@ type Daemon struct {
 	kms        *kms.Client
 	node       string
 	check      func() []string
+	memory     func(context.Context, func(string)) error
 	journal    *session.Journal
 	replay     *replay.Store
 	runDir     string
@@ -71,14 +75,14 @@ type Daemon struct {
 	fenced string
 	// passed holds the slurmstepds of ordinary steps that were let through.
 	passed map[int]uint32
-	// unwatch ends the watch over the packet filter, nil while there is none.
-	unwatch func()
+	// watches end the watchers that run.
+	watches map[string]running
 }
 
 // New makes a daemon. It does not touch the node before Start.
 func New(c Config) *Daemon {
-	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, check: c.Check, journal: c.Journal,
-		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, drain: c.Drain, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}}
+	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, check: c.Check, memory: c.Memory, journal: c.Journal,
+		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, drain: c.Drain, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}, watches: map[string]running{}}
 }
 
 // Start brings the node to where it must be before slurmd and sshd start: a
@@ -112,7 +116,11 @@ func (d *Daemon) lockForGood(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.doors.Close(ctx, doors)
+	if err := d.doors.Close(ctx, doors); err != nil {
+		return err
+	}
+	d.watchClosed(ctx)
+	return nil
 }
 
 // lockNetwork puts the packet filter in force and has it watched.
@@ -120,36 +128,15 @@ func (d *Daemon) lockNetwork(ctx context.Context) error {
 	if err := d.filter.Apply(ctx, d.lock); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.unwatch != nil {
-		return nil
-	}
-	// The watch must outlive the launch that began it.
-	watched, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	d.unwatch = func() { cancel(); <-done }
-	go func() {
-		defer close(done)
-		err := d.filter.Watch(watched, d.lock, func(what string) {
-			d.log.Error("incident: the packet filter was changed and is put back", zap.String("found", what))
-		})
-		if err != nil {
-			d.fence(d.log, fmt.Errorf("the packet filter can no longer be watched: %w", err))
-		}
-	}()
+	d.watch(ctx, watchFilter, func(ctx context.Context) error {
+		return d.filter.Watch(ctx, d.lock, d.incidents("the packet filter was changed and is put back"))
+	})
 	return nil
 }
 
 // openNetwork takes the packet filter away. It is safe to call twice.
 func (d *Daemon) openNetwork(ctx context.Context) error {
-	d.mu.Lock()
-	unwatch := d.unwatch
-	d.unwatch = nil
-	d.mu.Unlock()
-	if unwatch != nil {
-		unwatch()
-	}
+	d.unwatch(watchFilter)
 	return d.filter.Release(ctx)
 }
 

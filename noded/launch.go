@@ -34,7 +34,7 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 		d.ordinary(c, log)
 		return
 	}
-	l := &live{slurmJob: r.Job}
+	l := newLive(r.Job)
 	if !d.take(l) {
 		d.refuse(c, log, "admit", refusal("another secure job has this node", "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive"))
 		return
@@ -169,6 +169,15 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		ended <- outcome{end, err}
 		cancel()
 	}()
+	setup, abort := context.WithCancelCause(setup)
+	defer abort(nil)
+	go func() {
+		select {
+		case <-l.stopped:
+			abort(l.why)
+		case <-setup.Done():
+		}
+	}()
 	a, group, err := d.consider(setup, c)
 	if err != nil {
 		d.refuse(c, log, "admit", err)
@@ -177,7 +186,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 	defer a.close()
 	log = log.With(zap.String("session", a.manifest.Job), zap.String("user", a.user.Name))
 	log.Info("admitted", zap.Duration("took", time.Since(started)))
-	l.record = &session.Record{ID: a.manifest.Job, Job: l.slurmJob, Stepd: c.PID(), UID: a.user.UID, GID: a.user.GID, User: a.user.Name, Cgroup: group, Started: started.UTC()}
+	d.begin(l, &session.Record{ID: a.manifest.Job, Job: l.slurmJob, Stepd: c.PID(), UID: a.user.UID, GID: a.user.GID, User: a.user.Name, Cgroup: group, Started: started.UTC()})
 	steps := d.steps(l, a)
 	if err := session.Run(setup, d.journal, l.record, steps); err != nil {
 		d.failed(c, log, err)
@@ -194,7 +203,13 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 	}
 	log.Info("started", zap.Duration("took", time.Since(started)))
 	a.close() // the loop devices have the volumes now, and their locks
-	o := <-ended
+	var o outcome
+	select {
+	case o = <-ended:
+	case <-l.stopped:
+		d.kill(l)
+		o = outcome{err: l.why}
+	}
 	if ctx.Err() != nil {
 		log.Info("noded ends, the job goes on")
 		return
@@ -211,7 +226,7 @@ type outcome struct {
 
 func (o outcome) log(log *zap.Logger) {
 	if o.end.Died || o.err != nil {
-		log.Warn("slurmstepd is gone, ending the job", zap.Error(o.err))
+		log.Warn("ending the job", zap.Bool("slurmstepd is gone", o.end.Died), zap.Error(o.err))
 		return
 	}
 	log.Info("ended", zap.Int("status", o.end.Status))
@@ -245,7 +260,12 @@ func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, log *zap
 		return
 	}
 	log.Info("released", zap.Duration("took", time.Since(began)))
-	_ = c.Released("the secure session ended; volumes closed, keys wiped")
+	ended := "the secure session ended; volumes closed, keys wiped"
+	if l.why != nil {
+		_ = c.Released(strings.ReplaceAll("the node ended the job: "+l.why.Error(), "\n", "; "), ended)
+		return
+	}
+	_ = c.Released(ended)
 }
 
 func (d *Daemon) undo(l *live, steps []session.Step) error {

@@ -42,6 +42,11 @@ type live struct {
 	secrets   *sealed.Secrets
 	opened    []*unlock.Opened
 	view      *jobview.View
+
+	// stopped is closed when the node can't keep the session; why says so.
+	stop    sync.Once
+	stopped chan struct{}
+	why     error
 }
 
 // steps pairs what a session does with how it is undone. For a predecessor's
@@ -116,7 +121,11 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	for _, p := range ended {
 		d.log.Info("ended a process that does not belong to the job", zap.Stringer("process", p))
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	d.watchLocked(ctx)
+	return nil
 }
 
 // openNode puts an on-demand node back as it was. A dedicated one stays
@@ -131,6 +140,7 @@ func (d *Daemon) openNode(ctx context.Context, l *live) error {
 			return fmt.Errorf("reading the doors in the journal: %w", err)
 		}
 	}
+	d.unwatchLocked()
 	return errors.Join(d.openNetwork(ctx), d.doors.Open(ctx, doors))
 }
 

@@ -107,14 +107,18 @@ func (d Doors) names() []string {
 // logins, and kills what they leave behind. On an error some doors may be
 // open and some closed; the caller undoes it by Open.
 func (d Doors) Close(ctx context.Context, s DoorState) error {
+	return d.close(ctx, s.toMask())
+}
+
+func (d Doors) close(ctx context.Context, mask []string) error {
 	c, err := systemd.NewSystemConnectionContext(ctx)
 	if err != nil {
 		return fmt.Errorf("closing the doors: reaching systemd: %w", err)
 	}
 	defer c.Close()
-	if names := s.toMask(); len(names) > 0 {
-		if _, err := c.MaskUnitFilesContext(ctx, names, true, false); err != nil {
-			return fmt.Errorf("closing the doors: masking %s: %w", strings.Join(names, ", "), err)
+	if len(mask) > 0 {
+		if _, err := c.MaskUnitFilesContext(ctx, mask, true, false); err != nil {
+			return fmt.Errorf("closing the doors: masking %s: %w", strings.Join(mask, ", "), err)
 		}
 		if err := c.ReloadContext(ctx); err != nil {
 			return fmt.Errorf("closing the doors: making systemd see the masks: %w", err)
@@ -169,21 +173,25 @@ func (d Doors) Open(ctx context.Context, s DoorState) error {
 // Check names the doors that are open although Close closed them: units that
 // run again or whose mask is gone. None means that all is shut.
 func (d Doors) Check(ctx context.Context) ([]string, error) {
+	open, _, err := d.inspect(ctx)
+	return open, err
+}
+
+// inspect is Check, with the names of the units that have no mask.
+func (d Doors) inspect(ctx context.Context) (open, bare []string, err error) {
 	c, err := systemd.NewSystemConnectionContext(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("checking the doors: reaching systemd: %w", err)
+		return nil, nil, fmt.Errorf("checking the doors: reaching systemd: %w", err)
 	}
 	defer c.Close()
 	names := d.names()
-	bare, err := unmasked(ctx, c, names)
-	if err != nil {
-		return nil, fmt.Errorf("checking the doors: %w", err)
+	if bare, err = unmasked(ctx, c, names); err != nil {
+		return nil, nil, fmt.Errorf("checking the doors: %w", err)
 	}
 	running, err := runningUnits(ctx, c, names)
 	if err != nil {
-		return nil, fmt.Errorf("checking the doors: %w", err)
+		return nil, nil, fmt.Errorf("checking the doors: %w", err)
 	}
-	var open []string
 	for _, n := range names {
 		for _, r := range running[n] {
 			open = append(open, r+" runs")
@@ -192,7 +200,7 @@ func (d Doors) Check(ctx context.Context) ([]string, error) {
 			open = append(open, n+" is not masked")
 		}
 	}
-	return open, nil
+	return open, bare, nil
 }
 
 func (s DoorState) toMask() (out []string) {

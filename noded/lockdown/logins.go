@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -37,17 +38,12 @@ func (d Doors) endSessions(ctx context.Context) error {
 	defer bus.Close()
 	o := bus.Object(loginName, loginPath)
 	for {
-		var all []login
-		if err := o.CallWithContext(ctx, loginManager+"ListSessions", 0).Store(&all); isNoLogind(err) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("ending logins: listing them: %w", err)
+		all, err := d.logins(ctx, o)
+		if err != nil {
+			return fmt.Errorf("ending logins: %w", err)
 		}
 		var left []string
 		for _, s := range all {
-			if d.KeepConsole && s.UID == 0 && s.Seat != "" {
-				continue
-			}
 			left = append(left, s.User+"'s "+s.ID)
 			// Killed first: a process that ignores SIGTERM would hold a
 			// session open for TimeoutStopSec. Either call fails when the
@@ -62,6 +58,31 @@ func (d Doors) endSessions(ctx context.Context) error {
 			return fmt.Errorf("ending logins %s: %w", strings.Join(left, ", "), err)
 		}
 	}
+}
+
+// logins lists those that are to end.
+func (d Doors) logins(ctx context.Context, o dbus.BusObject) ([]login, error) {
+	var all []login
+	if err := o.CallWithContext(ctx, loginManager+"ListSessions", 0).Store(&all); isNoLogind(err) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("listing the logins: %w", err)
+	}
+	return slices.DeleteFunc(all, func(s login) bool { return d.KeepConsole && s.UID == 0 && s.Seat != "" }), nil
+}
+
+// loggedIn names the logins that are to end.
+func (d Doors) loggedIn(ctx context.Context) (who []string, err error) {
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("reaching logind: %w", err)
+	}
+	defer bus.Close()
+	all, err := d.logins(ctx, bus.Object(loginName, loginPath))
+	for _, s := range all {
+		who = append(who, s.User+" is logged in (session "+s.ID+")")
+	}
+	return who, err
 }
 
 // lingers reports whether a user's manager runs without a login

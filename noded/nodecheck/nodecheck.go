@@ -5,9 +5,7 @@ package nodecheck
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -21,6 +19,7 @@ type Node struct {
 	PlugstackDir string // default /etc/slurm
 	Swaps        string // default /proc/swaps
 	CorePattern  string // default /proc/sys/kernel/core_pattern
+	CommandLine  string // default /proc/cmdline
 	Class        string // what the policy says: "dedicated" or "on-demand"
 }
 
@@ -93,42 +92,6 @@ func (n Node) plugstack() error {
 		return fmt.Errorf("%s does not give the plugin %s, which the policy's class demands", path, want)
 	}
 	return fmt.Errorf("%s does not load %s", path, PluginFile)
-}
-
-// swap refuses every swap space: what is written there outlives the session.
-func (n Node) swap() error {
-	if mutant.Removed(mutant.SwapCheck) {
-		return nil
-	}
-	lines, err := readLines(or(n.Swaps, "/proc/swaps"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a kernel without swap
-	}
-	if err != nil {
-		return err
-	}
-	for _, line := range lines {
-		if fields := strings.Fields(line); len(fields) > 0 && fields[0] != "Filename" {
-			return fmt.Errorf("swap is on (%s): memory of a job could reach a disk; swapoff -a", fields[0])
-		}
-	}
-	return nil
-}
-
-// corePattern refuses a pipe: the kernel starts the program with the dump on
-// its standard input even where RLIMIT_CORE is 0 (core(5)).
-func (n Node) corePattern() error {
-	if mutant.Removed(mutant.CoreCheck) {
-		return nil
-	}
-	lines, err := readLines(or(n.CorePattern, "/proc/sys/kernel/core_pattern"))
-	if err != nil {
-		return err
-	}
-	if len(lines) > 0 && strings.HasPrefix(lines[0], "|") {
-		return fmt.Errorf("kernel.core_pattern pipes core dumps to a program: set it to %q", "core")
-	}
-	return nil
 }
 
 // readLines returns the file's lines without comments.

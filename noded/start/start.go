@@ -44,9 +44,9 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	check := nodecheck.Node{Class: string(p.Class)}.Check
+	node := nodecheck.Node{Class: string(p.Class)}
 	if c.CheckOnly {
-		faults := check()
+		faults := node.Check()
 		for _, f := range faults {
 			fmt.Println(f)
 		}
@@ -65,7 +65,7 @@ func Run(ctx context.Context, c Config) error {
 		return fmt.Errorf("starting the log: %w", err)
 	}
 	defer log.Sync()
-	d, err := build(c, p, check, log)
+	d, err := build(c, p, node, log)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func Run(ctx context.Context, c Config) error {
 	return d.Serve(ctx, server)
 }
 
-func build(c Config, p *policy.Policy, check func() []string, log *zap.Logger) (*noded.Daemon, error) {
+func build(c Config, p *policy.Policy, node nodecheck.Node, log *zap.Logger) (*noded.Daemon, error) {
 	ids, err := identities()
 	if err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func build(c Config, p *policy.Policy, check func() []string, log *zap.Logger) (
 		return nil, err
 	}
 	return noded.New(noded.Config{
-		Policy: p, Identities: ids, KMS: client, Node: c.Node, Check: check, Journal: journal, Replay: seen,
+		Policy: p, Identities: ids, KMS: client, Node: c.Node, Check: node.Check, Memory: node.WatchMemory, Journal: journal, Replay: seen,
 		RunDir: c.RunDir, Log: log, Systemd: noded.Notifier{}, Drain: drainer(c.Node),
 	}), nil
 }

@@ -1,0 +1,185 @@
+package lockdown
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"cloister/mutant"
+)
+
+// systemd's names on the bus, org.freedesktop.systemd1(5).
+const (
+	systemdName    = "org.freedesktop.systemd1"
+	systemdPath    = dbus.ObjectPath("/org/freedesktop/systemd1")
+	systemdManager = "org.freedesktop.systemd1.Manager"
+)
+
+// doorsPatience is how long the doors may be neither seen nor closed before
+// Watch gives up: longer than systemd takes to execute itself anew.
+var doorsPatience = 10 * time.Second
+
+// Watch keeps closed what Close closed until ctx ends. Whenever systemd or
+// logind announces something that could open a door, it looks, and masks,
+// stops and ends again. report hears of each door that was open, in words for
+// a record, from Watch's own goroutine.
+//
+// An error means that the doors can no longer be watched or closed; the caller
+// must then treat the node as open.
+func (d Doors) Watch(ctx context.Context, report func(string)) error {
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("watching the doors: reaching the system bus: %w", err)
+	}
+	defer bus.Close()
+	signals := make(chan *dbus.Signal, 64)
+	bus.Signal(signals)
+	if err := subscribe(ctx, bus); err != nil {
+		return fmt.Errorf("watching the doors: %w", err)
+	}
+	var failing time.Time
+	for ctx.Err() == nil {
+		pause := recheck
+		switch err := d.shut(ctx, report); {
+		case err == nil:
+			failing = time.Time{}
+		case failing.IsZero():
+			failing = time.Now()
+			pause = retry
+		case time.Since(failing) > doorsPatience:
+			return fmt.Errorf("watching the doors: %w", err)
+		default:
+			pause = retry
+		}
+		if err := d.await(ctx, bus, signals, pause); err != nil {
+			return fmt.Errorf("watching the doors: %w", err)
+		}
+	}
+	return nil
+}
+
+// subscribe asks for the announcements of systemd and logind. Those of units'
+// properties are not among them: every start has a job.
+func subscribe(ctx context.Context, bus *dbus.Conn) error {
+	rules := [][]dbus.MatchOption{
+		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, systemdName)},
+	}
+	for _, member := range []string{"JobNew", "JobRemoved", "UnitNew", "UnitFilesChanged", "Reloading"} {
+		rules = append(rules, []dbus.MatchOption{dbus.WithMatchSender(systemdName), dbus.WithMatchInterface(systemdManager), dbus.WithMatchMember(member)})
+	}
+	for _, member := range []string{"SessionNew", "UserNew"} {
+		rules = append(rules, []dbus.MatchOption{dbus.WithMatchSender(loginName), dbus.WithMatchInterface(strings.TrimSuffix(loginManager, ".")), dbus.WithMatchMember(member)})
+	}
+	for _, r := range rules {
+		if err := bus.AddMatchSignalContext(ctx, r...); err != nil {
+			return fmt.Errorf("asking the system bus for announcements: %w", err)
+		}
+	}
+	return listen(ctx, bus)
+}
+
+// listen makes systemd send its signals at all.
+func listen(ctx context.Context, bus *dbus.Conn) error {
+	err := bus.Object(systemdName, systemdPath).CallWithContext(ctx, systemdManager+".Subscribe", 0).Err
+	if err != nil && !isDBusError(err, "org.freedesktop.systemd1.AlreadySubscribed") {
+		return fmt.Errorf("subscribing to systemd's announcements: %w", err)
+	}
+	return nil
+}
+
+// await returns when there is a reason to look: an announcement, or pause is
+// over.
+func (d Doors) await(ctx context.Context, bus *dbus.Conn, signals <-chan *dbus.Signal, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			return nil
+		case s, ok := <-signals:
+			if !ok {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return errors.New("the system bus hung up")
+			}
+			if s.Name == "org.freedesktop.DBus.NameOwnerChanged" {
+				if owner, _ := s.Body[len(s.Body)-1].(string); owner == "" {
+					continue // systemd executes itself anew, or is gone: the next look will tell
+				}
+				if err := listen(ctx, bus); err != nil {
+					return err
+				}
+				return nil
+			}
+			if d.concerns(s) {
+				return nil
+			}
+		}
+	}
+}
+
+// concerns reports whether an announcement may be of a door.
+func (d Doors) concerns(s *dbus.Signal) bool {
+	at := -1 // where the unit's name is
+	switch s.Name {
+	case systemdManager + ".JobNew", systemdManager + ".JobRemoved":
+		at = 2
+	case systemdManager + ".UnitNew":
+		at = 0
+	}
+	if at < 0 {
+		return true
+	}
+	if len(s.Body) <= at {
+		return true
+	}
+	unit, ok := s.Body[at].(string)
+	if !ok || strings.HasPrefix(unit, "session-") {
+		return true
+	}
+	return slices.ContainsFunc(d.names(), func(n string) bool {
+		match, _ := path.Match(pattern(n), unit)
+		return match
+	})
+}
+
+// shut looks whether anything is open and closes it.
+func (d Doors) shut(ctx context.Context, report func(string)) error {
+	if mutant.Removed(mutant.DoorsWatch) {
+		return nil
+	}
+	open, bare, err := d.inspect(ctx)
+	if err == nil {
+		var in []string
+		in, err = d.loggedIn(ctx)
+		open = append(open, in...)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil && len(open) == 0 {
+		return nil
+	}
+	if err != nil {
+		report(fmt.Sprintf("the doors cannot be seen: %v", err))
+		return err
+	}
+	if err := d.close(ctx, bare); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		report(fmt.Sprintf("%s; closing again failed: %v", strings.Join(open, ", "), err))
+		return err
+	}
+	report(strings.Join(open, ", ") + "; closed again")
+	return nil
+}

@@ -1,0 +1,157 @@
+package noded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cloister/noded/lockdown"
+	"cloister/noded/session"
+
+	"go.uber.org/zap"
+)
+
+// The watches over a locked node, by the names under which they are kept.
+const (
+	watchFilter    = "the packet filter"
+	watchDoors     = "the doors"
+	watchStrangers = "the processes"
+	watchMemory    = "swap and core dumps"
+)
+
+// A watcher runs until its context ends. Its error means that it can no longer
+// watch.
+type watcher func(ctx context.Context) error
+
+// A running watch is ended by calling it; it returns when the watcher has.
+type running func()
+
+// watch starts a watcher unless it runs.
+func (d *Daemon) watch(ctx context.Context, name string, w watcher) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.watches[name] != nil {
+		return
+	}
+	// The watch must outlive the launch that began it.
+	watched, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	d.watches[name] = func() { cancel(); <-done }
+	go func() {
+		err := w(watched)
+		// Before the loss is dealt with: ending the session ends watches.
+		close(done)
+		if err != nil && watched.Err() == nil {
+			d.lost(name, err)
+		}
+	}()
+}
+
+// unwatch ends watches; one that does not run is no error.
+func (d *Daemon) unwatch(names ...string) {
+	for _, name := range names {
+		d.mu.Lock()
+		end := d.watches[name]
+		delete(d.watches, name)
+		d.mu.Unlock()
+		if end != nil {
+			end()
+		}
+	}
+}
+
+// lost is for a node that can no longer be kept locked: no session may go on
+// there and none may begin.
+func (d *Daemon) lost(name string, err error) {
+	err = fmt.Errorf("%s can no longer be watched: %w", name, err)
+	d.endSession(err)
+	d.fence(d.log, err)
+}
+
+// endSession ends the session that runs or begins, if there is one. Its own
+// goroutine undoes it.
+func (d *Daemon) endSession(why error) {
+	d.mu.Lock()
+	l := d.busy
+	d.mu.Unlock()
+	if l == nil {
+		return
+	}
+	d.log.Error("incident: ending the session", zap.Uint32("job", l.slurmJob), zap.Error(why))
+	l.end(why)
+}
+
+// incidents reports what a watch found and put right.
+func (d *Daemon) incidents(what string) func(string) {
+	return func(found string) { d.log.Error("incident: "+what, zap.String("found", found)) }
+}
+
+// watchClosed keeps the doors closed that are.
+func (d *Daemon) watchClosed(ctx context.Context) {
+	d.watch(ctx, watchDoors, func(ctx context.Context) error {
+		return d.doors.Watch(ctx, d.incidents("a door was opened"))
+	})
+}
+
+// watchLocked starts all that keeps a node locked beside the packet filter's
+// own watch. Call it when the doors are closed and a session that goes on is
+// known: the processes of another are ended.
+func (d *Daemon) watchLocked(ctx context.Context) {
+	d.watchClosed(ctx)
+	strangers := lockdown.Strangers{Keep: d.groups}
+	d.watch(ctx, watchStrangers, func(ctx context.Context) error {
+		return strangers.Watch(ctx, d.incidents("a process came up that does not belong to the job"))
+	})
+	if d.memory != nil {
+		d.watch(ctx, watchMemory, func(ctx context.Context) error {
+			return d.memory(ctx, func(fault string) { d.endSession(errors.New(fault)) })
+		})
+	}
+}
+
+// unwatchLocked is its way back, to be called before the doors are opened.
+func (d *Daemon) unwatchLocked() { d.unwatch(watchDoors, watchStrangers, watchMemory) }
+
+// groups are the control groups whose processes belong on a locked node: the
+// job's, and noded's own, whose helpers take the user's rights.
+func (d *Daemon) groups() []string {
+	groups := []string{lockdown.OwnGroup()}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.busy != nil && d.busy.record != nil {
+		groups = append(groups, d.busy.record.Cgroup.Path())
+	}
+	return groups
+}
+
+// begin gives a session its record, from which the watches know its processes.
+func (d *Daemon) begin(l *live, r *session.Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l.record = r
+}
+
+// newLive is a session of a Slurm job.
+func newLive(job uint32) *live { return &live{slurmJob: job, stopped: make(chan struct{})} }
+
+// end has the session ended, once; the first reason counts.
+func (l *live) end(why error) {
+	l.stop.Do(func() {
+		l.why = why
+		close(l.stopped)
+	})
+}
+
+// killLimit bounds the first killing of a session's processes. What it does
+// not manage the undo tries again.
+const killLimit = 5 * time.Second
+
+// kill ends the processes of a session at once.
+func (d *Daemon) kill(l *live) {
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	if err := l.record.Cgroup.Kill(ctx); err != nil {
+		d.log.Warn("ending the processes of a session", zap.Error(err))
+	}
+}
