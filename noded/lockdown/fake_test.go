@@ -32,6 +32,8 @@ type fakeInit struct {
 	calls []string
 	users map[string][]any // session id → ListSessions row
 	fail  string           // the call that fails
+	looks int              // how often units were listed by name
+	bus   *exec.Cmd
 }
 
 type fakeUnit struct {
@@ -60,7 +62,7 @@ func newFakeInit(t *testing.T) *fakeInit {
 	noProcesses(t)
 
 	f := &fakeInit{
-		t: t, units: map[string]*fakeUnit{}, alias: map[string]string{}, files: map[string][2]string{},
+		t: t, bus: cmd, units: map[string]*fakeUnit{}, alias: map[string]string{}, files: map[string][2]string{},
 		masks: map[string]bool{}, seen: map[string]bool{}, users: map[string][]any{},
 	}
 	if f.conn, err = dbus.Connect(address); err != nil {
@@ -71,7 +73,7 @@ func newFakeInit(t *testing.T) *fakeInit {
 	f.conn.ExportMethodTable(map[string]any{
 		"ListUnitsByNames": f.listByNames, "ListUnitsByPatterns": f.listByPatterns, "ListUnitFilesByPatterns": f.listFiles,
 		"MaskUnitFiles": f.mask, "UnmaskUnitFiles": f.unmask, "Reload": f.reload,
-		"StopUnit": f.stop, "StartUnit": f.start, "KillUnit": f.kill,
+		"Subscribe": f.subscribe, "StopUnit": f.stop, "StartUnit": f.start, "KillUnit": f.kill,
 	}, "/org/freedesktop/systemd1", manager)
 	f.conn.ExportMethodTable(map[string]any{
 		"ListSessions": f.listSessions, "KillSession": f.killSession, "TerminateSession": f.terminateSession,
@@ -189,6 +191,7 @@ func (r row) unit() unitRow {
 func (f *fakeInit) listByNames(names []string) ([]unitRow, *dbus.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.looks++
 	var out []unitRow
 	for _, n := range names {
 		out = append(out, f.row(n).unit())
@@ -262,6 +265,27 @@ func (f *fakeInit) reload() *dbus.Error {
 	defer f.mu.Unlock()
 	f.seen = maps.Clone(f.masks)
 	return f.call("reload")
+}
+
+func (f *fakeInit) subscribe() *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.call("subscribe")
+}
+
+// emit announces what systemd would.
+func (f *fakeInit) emit(member string, body ...any) {
+	f.t.Helper()
+	if err := f.conn.Emit(systemdPath, systemdManager+"."+member, body...); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fakeInit) emitLogin(member string, body ...any) {
+	f.t.Helper()
+	if err := f.conn.Emit(loginPath, loginManager+member, body...); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 const job = dbus.ObjectPath("/org/freedesktop/systemd1/job/1")

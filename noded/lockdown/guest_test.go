@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -233,5 +234,61 @@ func TestSlurmAndTheFileSystemLiveUnderTheLockOfARealNode(t *testing.T) {
 	}
 	if d, err := f.Drops(ctx); err != nil || d.Out == 0 {
 		t.Errorf("dropped %+v, %v", d, err)
+	}
+}
+
+func TestAnSSHDAndAPersonsProcessThatComeUpAreEndedWithinASecond(t *testing.T) {
+	ctx, cancel := context.WithCancel(guestContext(t))
+	var mu sync.Mutex
+	var said []string
+	done := make(chan error, 1)
+	own := OwnGroup()
+	go func() {
+		// The test's own group stays, so that the second one is a stranger's.
+		done <- Strangers{Keep: func() []string { return nil }}.Watch(ctx, func(s string) {
+			mu.Lock()
+			defer mu.Unlock()
+			said = append(said, s)
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	if own == "?" {
+		t.Error("this process has no control group")
+	}
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // else sshd ends by itself
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // the first look
+	for _, c := range [][]string{
+		{"setsid", "/usr/sbin/sshd", "-D", "-p", "2222"},
+		{"setpriv", "--reuid=2001", "--regid=2001", "--clear-groups", "sleep", "4713"},
+	} {
+		began := time.Now()
+		cmd := exec.Command(c[0], c[1:]...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "killed") {
+				t.Errorf("%q ended by itself: %v", c, err)
+			}
+			t.Logf("%q lived %s, its start included", c, time.Since(began))
+		case <-time.After(10 * time.Second):
+			cmd.Process.Kill()
+			t.Errorf("%q lives", c)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(said) < 2 {
+		t.Errorf("reported: %q", said)
 	}
 }
