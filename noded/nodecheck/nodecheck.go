@@ -1,15 +1,17 @@
 // Package nodecheck looks whether a node is what a secure node must be, and
-// says exactly what is wrong. It changes nothing.
+// says exactly what is wrong and what to change. It changes nothing.
+//
+// What it cannot read or does not know is a fault. It believes what the running
+// slurmd lives in, not what its unit file says.
 package nodecheck
 
 import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"strings"
-
-	"cloister/mutant"
 )
 
 // A Node is where the facts are read; the zero value of a field means the
@@ -17,10 +19,14 @@ import (
 type Node struct {
 	SlurmConf    string // default /etc/slurm/slurm.conf
 	PlugstackDir string // default /etc/slurm
+	Configless   string // default /run/slurm/conf
 	Swaps        string // default /proc/swaps
 	CorePattern  string // default /proc/sys/kernel/core_pattern
 	CommandLine  string // default /proc/cmdline
+	Proc         string // default /proc: where slurmd is looked for
 	Class        string // what the policy says: "dedicated" or "on-demand"
+	// Kernel lists what the kernel can't do; a test has another.
+	Kernel func() []string
 }
 
 // PluginFile is the base name of Cloister's plugin in plugstack.conf.
@@ -32,13 +38,18 @@ const sizeLimit = 1 << 20
 // Check returns one sentence for each thing that is wrong, none if the node
 // may serve.
 func (n Node) Check() []string {
-	var wrong []string
-	for _, check := range []func() error{n.slurmConf, n.plugstack, n.swap, n.corePattern} {
+	wrong := n.slurmConf()
+	for _, check := range []func() error{n.configless, n.plugstack, n.swap, n.corePattern, n.hibernation} {
 		if err := check(); err != nil {
 			wrong = append(wrong, err.Error())
 		}
 	}
-	return wrong
+	wrong = append(wrong, n.slurmd()...)
+	kernel := n.Kernel
+	if kernel == nil {
+		kernel = missingFromKernel
+	}
+	return append(wrong, kernel()...)
 }
 
 func or(path, usual string) string {
@@ -48,60 +59,11 @@ func or(path, usual string) string {
 	return path
 }
 
-// slurmConf wants a local file (a configless slurmd gets its plugins from the
-// controller) with GetEnvTimeout=0: sbatch --get-user-env otherwise makes
-// slurmd run the user's login shell before any plugin is asked.
-func (n Node) slurmConf() error {
-	path := or(n.SlurmConf, "/etc/slurm/slurm.conf")
-	lines, err := readLines(path)
-	if err != nil {
-		return fmt.Errorf("a secure node needs a slurm.conf of its own: %w", err)
-	}
-	for _, line := range lines {
-		for _, field := range strings.Fields(line) {
-			name, value, _ := strings.Cut(field, "=")
-			if strings.EqualFold(name, "GetEnvTimeout") && value == "0" || mutant.Removed(mutant.GetEnvCheck) {
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("%s does not say GetEnvTimeout=0: sbatch --get-user-env would run the user's profile outside the session", path)
-}
-
-// plugstack wants the plugin as required, with the policy's class.
-func (n Node) plugstack() error {
-	path := or(n.PlugstackDir, "/etc/slurm") + "/plugstack.conf"
-	lines, err := readLines(path)
-	if err != nil {
-		return fmt.Errorf("a secure node needs a plugstack.conf of its own: %w", err)
-	}
-	for _, line := range lines {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || !strings.HasSuffix(fields[1], "/"+PluginFile) && fields[1] != PluginFile {
-			continue
-		}
-		if fields[0] != "required" {
-			return fmt.Errorf("%s has the plugin as %q, not required: Slurm would run jobs without it", path, fields[0])
-		}
-		want := "node=" + n.Class
-		for _, arg := range fields[2:] {
-			if arg == want {
-				return nil
-			}
-		}
-		return fmt.Errorf("%s does not give the plugin %s, which the policy's class demands", path, want)
-	}
-	return fmt.Errorf("%s does not load %s", path, PluginFile)
-}
-
 // readLines returns the file's lines without comments.
 func readLines(path string) ([]string, error) {
-	b, err := os.ReadFile(path)
+	b, err := readBounded(path)
 	if err != nil {
 		return nil, err
-	}
-	if len(b) > sizeLimit {
-		return nil, fmt.Errorf("%s has %d bytes, more than %d", path, len(b), sizeLimit)
 	}
 	var lines []string
 	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
@@ -111,4 +73,20 @@ func readLines(path string) ([]string, error) {
 		}
 	}
 	return lines, nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, sizeLimit+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > sizeLimit {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, sizeLimit)
+	}
+	return b, nil
 }
