@@ -1,4 +1,5 @@
 #include "environment.h"
+#include "mutant.h"
 
 #include <string.h>
 
@@ -18,7 +19,9 @@ static const struct {
 } allowed[] = {
 	/* what setup_env() and env_array_for_batch_job() of Slurm 24.11 set.
 	 * Not here on purpose: SLURM_CONF (srun would load its plugstack),
-	 * SLURM_RLIMIT_* and SLURM_UMASK (the login node's limits),
+	 * SLURM_RLIMIT_* and SLURM_UMASK (the login node's limits; Slurm sets
+	 * them after task_init from what is left here, ulimits.c, so that the job
+	 * keeps the node's own, which slurmstepd has),
 	 * SLURM_TASK_PROLOG, SLURM_TASK_EPILOG, SLURM_SUBMIT_DIR, TMPDIR */
 	{ "SLURM_ARRAY_JOB_ID", NUMBER },
 	{ "SLURM_ARRAY_TASK_COUNT", NUMBER },
@@ -101,6 +104,9 @@ bool cl_env_allowed(const char *variable)
 
 	if (!equals)
 		return false;
+	if (cl_mutant_removed("node-limits") &&
+	    strncmp(variable, "SLURM_RLIMIT_", strlen("SLURM_RLIMIT_")) == 0)
+		return true;
 	n = (size_t)(equals - variable);
 	for (size_t i = 0; i < sizeof(allowed) / sizeof(*allowed); i++)
 		if (strlen(allowed[i].name) == n &&

@@ -242,6 +242,27 @@ func TestAnotherTablesAcceptOpensNothing(t *testing.T) {
 	}
 }
 
+func TestAnotherTablesRedirectOpensNothing(t *testing.T) {
+	node, peer := newSpace(t), newSpace(t)
+	wire(t, node, peer)
+	node.listen("tcp", ":22")
+	const slurmd = "6818"
+	node.run("nft", "add table inet site; add chain inet site early { type nat hook prerouting priority -100; }; add rule inet site early tcp dport { 23, "+slurmd+" } redirect to :22")
+	for _, to := range []string{"10.9.0.1:23", "10.9.0.1:" + slurmd} {
+		if err := peer.dial("10.9.0.10:0", to); err != nil {
+			t.Fatalf("an open node does not redirect %s: %v", to, err)
+		}
+	}
+	apply(t, node, labLock())
+	for _, from := range []string{"10.9.0.10:0", "10.9.0.14:0"} {
+		for _, to := range []string{"10.9.0.1:23", "10.9.0.1:" + slurmd} {
+			if err := peer.dial(from, to); err == nil {
+				t.Errorf("from %s to %s SSH answers on a locked node", from, to)
+			}
+		}
+	}
+}
+
 func TestCheckNoticesEveryAlteration(t *testing.T) {
 	s := newSpace(t)
 	ctx, f := context.Background(), s.filter()
@@ -291,7 +312,8 @@ func TestAFlushedTableIsBackWithinASecondAndReported(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- s.filter().Watch(ctx, labLock(), func(r string) { reports <- r }) }()
 	time.Sleep(100 * time.Millisecond)
-	for _, edit := range []string{"flush ruleset", "insert rule inet cloister input accept", "add chain inet cloister output { policy accept; }"} {
+	for _, edit := range []string{"flush ruleset", "delete table inet cloister", "flush table inet cloister", "insert rule inet cloister input accept",
+		"add element inet cloister file_servers4 { 10.9.0.14 }", "add chain inet cloister output { policy accept; }"} {
 		s.run("nft", edit)
 		select {
 		case r := <-reports:
