@@ -116,13 +116,7 @@ func (d *Daemon) goOn(ctx context.Context, c *handoff.Conn, l *live, log *zap.Lo
 		end, err := c.WaitEnd(ctx)
 		ended <- outcome{end, err}
 	}()
-	var o outcome
-	select {
-	case o = <-ended:
-	case <-l.stopped:
-		d.kill(l)
-		o = outcome{err: l.why}
-	}
+	o := d.awaitEnd(l, ended)
 	if ctx.Err() != nil {
 		log.Info("noded ends, the job goes on")
 		return

@@ -203,13 +203,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 	}
 	log.Info("started", zap.Duration("took", time.Since(started)))
 	a.close() // the loop devices have the volumes now, and their locks
-	var o outcome
-	select {
-	case o = <-ended:
-	case <-l.stopped:
-		d.kill(l)
-		o = outcome{err: l.why}
-	}
+	o := d.awaitEnd(l, ended)
 	if ctx.Err() != nil {
 		log.Info("noded ends, the job goes on")
 		return

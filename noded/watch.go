@@ -143,15 +143,26 @@ func (l *live) end(why error) {
 	})
 }
 
-// killLimit bounds the first killing of a session's processes. What it does
-// not manage the undo tries again.
+// killLimit bounds the first killing of a session's processes, and the time
+// that slurmstepd has to notice. What is left then the undo ends.
 const killLimit = 5 * time.Second
 
-// kill ends the processes of a session at once.
-func (d *Daemon) kill(l *live) {
+// awaitEnd waits for the end of a session's job, or ends it.
+func (d *Daemon) awaitEnd(l *live, ended <-chan outcome) outcome {
+	select {
+	case o := <-ended:
+		return o
+	case <-l.stopped:
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
 	defer cancel()
 	if err := l.record.Cgroup.Kill(ctx); err != nil {
 		d.log.Warn("ending the processes of a session", zap.Error(err))
+	}
+	select {
+	case o := <-ended:
+		return o
+	case <-ctx.Done():
+		return outcome{err: l.why}
 	}
 }

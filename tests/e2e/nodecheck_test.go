@@ -1,0 +1,171 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+// A fault is one way in which a node stops being fit, and the way back.
+type fault struct{ name, brk, says, mend string }
+
+const restarted = "systemctl daemon-reload && systemctl restart slurmd"
+
+var faults = []fault{
+	{"swap", "dd if=/dev/zero of=/var/swapfile bs=1M count=8 status=none && chmod 600 /var/swapfile && mkswap -q /var/swapfile && swapon /var/swapfile",
+		"swap is on (/var/swapfile)", "swapoff /var/swapfile; rm -f /var/swapfile"},
+	{"core dumps", "sysctl -q -w kernel.core_pattern='|/bin/false'", "kernel.core_pattern", "sysctl -q -w kernel.core_pattern=core"},
+	{"no GetEnvTimeout", "cp -p /etc/slurm/slurm.conf /root/slurm.conf && sed -i /^GetEnvTimeout/d /etc/slurm/slurm.conf",
+		"does not say GetEnvTimeout=0", "mv /root/slurm.conf /etc/slurm/slurm.conf"},
+	{"UsePAM", "cp -p /etc/slurm/slurm.conf /root/slurm.conf && echo UsePAM=1 >> /etc/slurm/slurm.conf",
+		"has UsePAM=1", "mv /root/slurm.conf /etc/slurm/slurm.conf"},
+	{"optional plugin", "sed -i s/^required/optional/ /etc/slurm/plugstack.conf", "not required", "sed -i s/^optional/required/ /etc/slurm/plugstack.conf"},
+	{"slurmd free to write", "mv /etc/systemd/system/slurmd.service.d/cloister.conf /root/ && " + restarted,
+		"may write /", "mv /root/cloister.conf /etc/systemd/system/slurmd.service.d/ && " + restarted},
+	{"configless slurmd", "printf '[Service]\\nEnvironment=SLURM_CONF_SERVER=head\\n' > /etc/systemd/system/slurmd.service.d/server.conf && " + restarted,
+		"configless", "rm /etc/systemd/system/slurmd.service.d/server.conf && " + restarted},
+}
+
+func TestANodeThatIsNotFitSaysWhyAndRunsOrdinaryJobsOnly(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	if err := s.MakeVolume(ctx, "alice", "in.luks", map[string]string{"secret.txt": "canary\n"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Seal(ctx, "alice", "fit", readsVolume("fit.luks")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write("bob", "plain.sh", "#!/bin/sh\necho ran\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Upload(ctx, "bob", "plain.sh"); err != nil {
+		t.Fatal(err)
+	}
+	check := func() string {
+		t.Helper()
+		r, err := s.Run(ctx, cluster.S2, "cloister-noded --check 2>&1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Stdout
+	}
+	if out := check(); out != "nothing is wrong with this node\n" {
+		t.Fatalf("the node is not fit to begin with: %s", out)
+	}
+	for i, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			if _, err := s.Output(ctx, cluster.S2, f.brk); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if _, err := s.Output(ctx, cluster.S2, f.mend); err != nil {
+					t.Error(err)
+				}
+				if err := s.WaitIdle(ctx); err != nil {
+					t.Error(err)
+				}
+				if out := check(); out != "nothing is wrong with this node\n" {
+					t.Errorf("after mending it: %s", out)
+				}
+			}()
+			if err := s.WaitIdle(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if out := check(); !strings.Contains(out, f.says) {
+				t.Errorf("--check says %q, nothing of %q", out, f.says)
+			}
+			if end := run(t, s, "alice", "fit.sealed"); end.State != "FAILED" || !strings.Contains(end.Output, f.says) {
+				t.Errorf("the sealed job is %s, its output %q; want it refused with %q", end.State, end.Output, f.says)
+			}
+			if i > 0 {
+				return
+			}
+			id, err := s.Submit(ctx, "bob", "-p secure -w s2 plain.sh")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if end, err := s.Wait(ctx, "bob", id, limit); err != nil || end.State != "COMPLETED" || end.Output != "ran\n" {
+				t.Errorf("an ordinary job is %s: %q, %v", end.State, end.Output, err)
+			}
+		})
+	}
+	if end := run(t, s, "alice", "fit.sealed"); end.State != "COMPLETED" {
+		t.Errorf("once the node is fit again the job is %s: %s", end.State, end.Output)
+	}
+	clean(t, s, cluster.S2)
+}
+
+func TestAnOrdinaryJobSpoilsANodeThatWantsAFreshBoot(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	if err := s.MakeVolume(ctx, "alice", "in.luks", map[string]string{"secret.txt": "canary\n"}); err != nil {
+		t.Fatal(err)
+	}
+	limits := "for l in c d f i l m n q s t u v x; do ulimit -S$l; done > "
+	if err := s.Seal(ctx, "alice", "fresh", readsVolume("fresh.luks")+limits+"/results/limits\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Seal(ctx, "alice", "late", readsVolume("late.luks")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Output(ctx, cluster.S2, `sed -i 's/^class/require_fresh_boot = true\nclass/' /etc/cloister/policy.toml && systemctl restart cloister-noded`); err != nil {
+		t.Fatal(err)
+	}
+	// The submitting shell's limits are strange, and the job must not get them.
+	submit := func(script string) uint32 {
+		t.Helper()
+		out, err := s.OutputAs(ctx, "alice", cluster.Login, "cd "+deploy.Home("alice")+" && bash -c 'ulimit -Sn 77; ulimit -Sf 123456; ulimit -Ss 1234; ulimit -Sc 99; ulimit -St 7777; timeout 60 sbatch "+script+"'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := deploy.JobNumber(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	id := submit("--secure fresh.sealed")
+	if end, err := s.Wait(ctx, "alice", id, limit); err != nil || end.State != "COMPLETED" {
+		t.Fatalf("on a fresh node the job is %s: %s, %v", end.State, end.Output, err)
+	}
+	sealedLimits, err := s.Results(ctx, "alice", "fresh.luks", "limits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write("alice", "plain.sh", "#!/bin/bash\n"+limits+"plain.limits\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Upload(ctx, "alice", "plain.sh"); err != nil {
+		t.Fatal(err)
+	}
+	id = submit("-p secure -w s2 plain.sh")
+	if end, err := s.Wait(ctx, "alice", id, limit); err != nil || end.State != "COMPLETED" {
+		t.Fatalf("an ordinary job is %s: %s, %v", end.State, end.Output, err)
+	}
+	plain, err := s.Output(ctx, cluster.Head, "cat "+deploy.Home("alice")+"/plain.limits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []string{"77", "123456", "1234", "7777"} {
+		if !has(plain, l) {
+			t.Errorf("an ordinary job does not get the submitting shell's limit %s, so this test shows nothing: %q", l, plain)
+		}
+		if has(sealedLimits, l) {
+			t.Errorf("the sealed job has the submitting shell's limit %s: %q", l, sealedLimits)
+		}
+	}
+	if !strings.HasPrefix(sealedLimits, "0\n") {
+		t.Errorf("the sealed job may dump core: %q", sealedLimits)
+	}
+	end := run(t, s, "alice", "late.sealed")
+	if end.State != "FAILED" || !strings.Contains(end.Output, "wants a fresh boot") {
+		t.Errorf("after an ordinary job the sealed one is %s: %q", end.State, end.Output)
+	}
+	clean(t, s, cluster.S2)
+}
+
+func has(lines, line string) bool { return strings.Contains("\n"+lines, "\n"+line+"\n") }
