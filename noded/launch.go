@@ -298,13 +298,19 @@ func (d *Daemon) refuse(c *handoff.Conn, log *zap.Logger, phase string, err erro
 }
 
 func (d *Daemon) fence(log *zap.Logger, err error) {
+	d.giveUp(log, "a secure session could not be undone", err)
+}
+
+// giveUp takes the node out of service: noded launches nothing any more, Slurm
+// brings nothing.
+func (d *Daemon) giveUp(log *zap.Logger, reason string, err error) {
 	d.mu.Lock()
-	d.fenced = "its last secure session could not be undone"
+	d.fenced = reason
 	d.mu.Unlock()
-	log.Error("incident: the node stays locked and is drained", zap.Error(err))
+	log.Error("incident: the node is drained: "+reason, zap.Error(err))
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if err := d.drain(ctx, "cloister: a secure session could not be undone, see journalctl -u cloister-noded"); err != nil {
+	if err := d.drain(ctx, "cloister: "+reason+", see journalctl -u cloister-noded"); err != nil {
 		log.Error("draining the node", zap.Error(err))
 	}
 }

@@ -124,6 +124,11 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	if err != nil {
 		return err
 	}
+	if exposed, err := d.filter.Exposed(ctx, d.lock); err != nil {
+		return err
+	} else if len(exposed) > 0 {
+		return refusal(fmt.Sprintf("something listens at %v on this node, a port that its packet filter leaves to srun", exposed), nextAdministrator)
+	}
 	d.watchLocked(ctx)
 	return nil
 }

@@ -66,7 +66,7 @@ func (d *Daemon) unwatch(names ...string) {
 func (d *Daemon) lost(name string, err error) {
 	err = fmt.Errorf("%s can no longer be watched: %w", name, err)
 	d.endSession(err)
-	d.fence(d.log, err)
+	d.giveUp(d.log, "the node cannot be kept locked", err)
 }
 
 // endSession ends the session that runs or begins, if there is one. Its own
