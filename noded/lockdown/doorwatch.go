@@ -25,6 +25,10 @@ const (
 // Watch gives up: longer than systemd takes to execute itself anew.
 var doorsPatience = 10 * time.Second
 
+// lookLimit bounds one look, closing included: a systemd that does not answer
+// is one that cannot be watched.
+const lookLimit = 30 * time.Second
+
 // Watch keeps closed what Close closed until ctx ends. Whenever systemd or
 // logind announces something that could open a door, it looks, and masks,
 // stops and ends again. report hears of each door that was open, in words for
@@ -46,7 +50,12 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 	var failing time.Time
 	for ctx.Err() == nil {
 		pause := recheck
-		switch err := d.shut(ctx, report); {
+		look, done := context.WithTimeout(ctx, lookLimit)
+		err := d.shut(look, report)
+		done()
+		switch {
+		case ctx.Err() != nil:
+			return nil
 		case err == nil:
 			failing = time.Time{}
 		case failing.IsZero():
@@ -163,10 +172,10 @@ func (d Doors) shut(ctx context.Context, report func(string)) error {
 		in, err = d.loggedIn(ctx)
 		open = append(open, in...)
 	}
-	if ctx.Err() != nil {
+	if err == nil && len(open) == 0 {
 		return nil
 	}
-	if err == nil && len(open) == 0 {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil
 	}
 	if err != nil {
@@ -174,7 +183,7 @@ func (d Doors) shut(ctx context.Context, report func(string)) error {
 		return err
 	}
 	if err := d.close(ctx, bare); err != nil {
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil
 		}
 		report(fmt.Sprintf("%s; closing again failed: %v", strings.Join(open, ", "), err))
