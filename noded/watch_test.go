@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cloister/noded/handoff"
 	"cloister/noded/session"
 	"cloister/policy"
 
@@ -128,5 +129,20 @@ func TestTheProcessesOfTheSessionAndOfNodedBelongOnALockedNode(t *testing.T) {
 	l := withSession(t, d)
 	if g := d.groups(); len(g) != 2 || g[1] != l.record.Cgroup.Path() {
 		t.Errorf("control groups during a session: %q", g)
+	}
+}
+
+func TestASessionThatIsEndedByTheNodeWaitsForSlurmstepdToNotice(t *testing.T) {
+	d, _ := idleDaemon(policy.OnDemand)
+	l := withSession(t, d)
+	ended := make(chan outcome, 1)
+	d.endSession(errors.New("swap is on"))
+	d.endSession(errors.New("a second reason"))
+	time.AfterFunc(50*time.Millisecond, func() { ended <- outcome{end: handoff.End{Status: 9}} })
+	if o := d.awaitEnd(l, ended); o.end.Status != 9 {
+		t.Errorf("ended with %+v before slurmstepd said so", o)
+	}
+	if l.why == nil || l.why.Error() != "swap is on" {
+		t.Errorf("ended because of %v", l.why)
 	}
 }
