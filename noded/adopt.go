@@ -8,7 +8,9 @@ import (
 	"slices"
 
 	"cloister/noded/handoff"
+	"cloister/noded/jobview"
 	"cloister/noded/session"
+	"cloister/noded/stepproof"
 	"cloister/noded/unlock"
 
 	"go.uber.org/zap"
@@ -20,6 +22,7 @@ const (
 	keptLifeline = "cloister-lifeline"
 	keptMount    = "cloister-mount"
 	keptIPC      = "cloister-ipc"
+	keptStepKey  = "cloister-step-key"
 )
 
 // keep gives systemd what a restarted noded needs to go on with the session.
@@ -29,12 +32,18 @@ func (d *Daemon) keep(c *handoff.Conn, l *live) error {
 		return err
 	}
 	defer life.Close()
-	return errors.Join(d.systemd.Keep(keptLifeline, life), d.systemd.Keep(keptMount, l.view.Mount), d.systemd.Keep(keptIPC, l.view.IPC))
+	key, err := l.stepKey.File()
+	if err != nil {
+		return err
+	}
+	defer key.Close()
+	return errors.Join(d.systemd.Keep(keptLifeline, life), d.systemd.Keep(keptMount, l.view.Mount), d.systemd.Keep(keptIPC, l.view.IPC),
+		d.systemd.Keep(keptStepKey, key))
 }
 
 // forget takes the session's descriptors out of systemd's store.
 func (d *Daemon) forget() {
-	for _, name := range []string{keptLifeline, keptMount, keptIPC} {
+	for _, name := range []string{keptLifeline, keptMount, keptIPC, keptStepKey} {
 		d.systemd.Forget(name)
 	}
 }
@@ -44,15 +53,9 @@ func (d *Daemon) forget() {
 // Serve, but after systemd was told that noded is ready: it starts units that
 // are ordered after noded.
 func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
-	var life *os.File
-	for _, f := range kept {
-		if f.Name() == keptLifeline && life == nil {
-			life = f
-			defer life.Close()
-			continue
-		}
-		f.Close() // a namespace that is open here keeps its volumes in use
-	}
+	store := sort(kept)
+	defer store.close()
+	life := store[keptLifeline]
 	records, err := d.journal.Load()
 	if err != nil {
 		return err
@@ -69,6 +72,9 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 				}
 				l := newLive(r.Job)
 				d.begin(l, r)
+				if err := store.reopen(l); err != nil {
+					log.Warn("the session goes on, but takes no more steps", zap.Error(err))
+				}
 				d.take(l)
 				d.watchLocked(ctx)
 				adopted = append(adopted, r.ID)
@@ -90,6 +96,48 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		return errors.Join(d.closeStrays(ctx), ctx.Err())
 	}
 	return ctx.Err()
+}
+
+// keptFiles are the descriptors that came back from systemd's store, by name.
+type keptFiles map[string]*os.File
+
+// sort closes what is unknown or there twice: a namespace that is open here
+// keeps its volumes in use.
+func sort(kept []*os.File) keptFiles {
+	files := make(keptFiles)
+	for _, f := range kept {
+		known := slices.Contains([]string{keptLifeline, keptMount, keptIPC, keptStepKey}, f.Name())
+		if !known || files[f.Name()] != nil {
+			f.Close()
+			continue
+		}
+		files[f.Name()] = f
+	}
+	return files
+}
+
+func (k keptFiles) close() {
+	for _, f := range k {
+		f.Close()
+	}
+}
+
+// reopen gives an adopted session its view and its step key, so that it takes
+// steps again. The view's files are the session's from then on.
+func (k keptFiles) reopen(l *live) error {
+	if k[keptMount] == nil || k[keptIPC] == nil || k[keptStepKey] == nil {
+		return errors.New("its view or its step key was not kept")
+	}
+	key, err := stepproof.ReadKey(k[keptStepKey])
+	if err != nil {
+		return err
+	}
+	l.stepKey = key
+	l.view = &jobview.View{Mount: k[keptMount], IPC: k[keptIPC]}
+	delete(k, keptMount)
+	delete(k, keptIPC)
+	l.unlock()
+	return nil
 }
 
 // closeStrays closes the volumes of sessions that no journal knows: on a node

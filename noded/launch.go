@@ -81,8 +81,9 @@ func (d *Daemon) release(l *live) {
 	}
 }
 
-// ordinary answers a step that brings no sealed job: refused on a dedicated
-// node and beside a session, let through on an idle on-demand node.
+// ordinary answers a step that brings no sealed job: put to the session of its
+// job, refused on a dedicated node and beside a session, let through on an idle
+// on-demand node.
 func (d *Daemon) ordinary(c *handoff.Conn, log *zap.Logger) {
 	r := &c.Request
 	d.mu.Lock()
@@ -102,8 +103,7 @@ func (d *Daemon) ordinary(c *handoff.Conn, log *zap.Logger) {
 			log.Warn("answering a launch", zap.Error(err))
 		}
 	case busy != nil && busy.slurmJob == r.Job:
-		log.Warn("incident: a step was started into a secure job")
-		d.refuse(c, log, "admit", refusal("job steps (srun) in or into a secure job are refused", "start programs from the script without srun"))
+		d.join(c, busy, log)
 	case busy != nil:
 		d.refuse(c, log, "admit", refusal("a secure job has this node to itself", "submit to another node, or wait until it ends"))
 	case r.Secure:
@@ -196,6 +196,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		d.failed(c, log, errors.Join(err, d.undo(l, steps)))
 		return
 	}
+	l.unlock()
 	if err := c.Admit(d.answer(a, l.view)); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
 		d.finish(c, l, steps, log)
@@ -264,6 +265,7 @@ func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, log *zap
 
 func (d *Daemon) undo(l *live, steps []session.Step) error {
 	defer d.forget()
+	l.shut()
 	return session.Undo(d.journal, l.record, steps)
 }
 

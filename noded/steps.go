@@ -2,6 +2,7 @@ package noded
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"cloister/noded/jobview"
 	"cloister/noded/lockdown"
 	"cloister/noded/session"
+	"cloister/noded/stepproof"
 	"cloister/noded/unlock"
 	"cloister/noded/userfile"
 	"cloister/sealed"
@@ -42,6 +44,8 @@ type live struct {
 	secrets   *sealed.Secrets
 	opened    []*unlock.Opened
 	view      *jobview.View
+	stepKey   stepproof.Key
+	door      door
 
 	// stopped is closed when the node can't keep the session; why says so.
 	stop    sync.Once
@@ -94,7 +98,12 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			// anything else is taken back.
 			Name: stepRun,
 			Do:   func(context.Context, session.Saver) error { return nil },
-			Undo: func(ctx context.Context) error { return l.record.Cgroup.Kill(ctx) },
+			Undo: func(ctx context.Context) error {
+				if err := l.record.Cgroup.Kill(ctx); err != nil {
+					return err
+				}
+				return l.record.Cgroup.EndSteps(ctx)
+			},
 		},
 	}
 }
@@ -220,6 +229,10 @@ func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err erro
 		}
 		spec.ImagePath, spec.Image = target, l.imageFile
 	}
+	if l.stepKey, err = stepproof.NewKey(rand.Reader); err != nil {
+		return err
+	}
+	spec.StepKey = l.stepKey.Bytes
 	l.view, err = jobview.Build(ctx, spec)
 	return err
 }
@@ -268,8 +281,10 @@ func (l *live) closeMounts() {
 // dropView lets go of the namespaces, systemd's copies included: while one
 // descriptor is open, the volumes in them are in use.
 func (d *Daemon) dropView(l *live) {
-	d.systemd.Forget(keptMount)
-	d.systemd.Forget(keptIPC)
+	for _, name := range []string{keptMount, keptIPC, keptStepKey} {
+		d.systemd.Forget(name)
+	}
+	l.stepKey.Wipe()
 	if l.view != nil {
 		l.view.Close()
 		l.view = nil

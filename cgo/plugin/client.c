@@ -226,7 +226,8 @@ static int checked(struct cl_answer *a, size_t len, size_t nfds,
 
 	if (cl_parse_reply(a->datagram, len, ask, &a->reply, &reason) < 0)
 		return odd(why, reason);
-	if (nfds != (a->reply.verdict == CL_ADMIT ? 2 : 0))
+	if (nfds != (a->reply.verdict == CL_ADMIT ||
+			     a->reply.verdict == CL_JOIN ? 2 : 0))
 		return odd(why, "the answer has the wrong number of descriptors");
 	if (nfds && !(is_namespace(a->mount_ns, CLONE_NEWNS) &&
 		      is_namespace(a->ipc_ns, CLONE_NEWIPC)))

@@ -23,7 +23,7 @@ enum {
 struct cl_answer {
 	char datagram[CL_DATAGRAM_MAX];
 	struct cl_reply reply;
-	int mount_ns, ipc_ns; /* -1 unless the verdict is admit */
+	int mount_ns, ipc_ns; /* -1 unless the verdict is admit or join */
 };
 
 /* The time that lies `seconds` from now on the monotonic clock. */

@@ -1,4 +1,5 @@
 #include "environment.h"
+#include "claim.h"
 #include "mutant.h"
 
 #include <string.h>
@@ -125,7 +126,12 @@ static bool already(char **env, size_t n, const char *variable)
 	return false;
 }
 
-size_t cl_env_filter(char **env)
+static bool proven(const char *variable)
+{
+	return !cl_env_is_slurms(variable) && strchr(variable, '=');
+}
+
+static size_t filter(char **env, bool is_proven)
 {
 	size_t stay = 0;
 
@@ -133,8 +139,14 @@ size_t cl_env_filter(char **env)
 		char *variable = env[i];
 
 		env[i] = NULL;
-		if (cl_env_allowed(variable) && !already(env, stay, variable))
+		if ((cl_env_allowed(variable) ||
+		     (is_proven && proven(variable))) &&
+		    !already(env, stay, variable))
 			env[stay++] = variable;
 	}
 	return stay;
 }
+
+size_t cl_env_filter(char **env) { return filter(env, false); }
+
+size_t cl_env_filter_proven(char **env) { return filter(env, true); }

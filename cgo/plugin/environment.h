@@ -22,4 +22,10 @@ bool cl_env_allowed(const char *variable);
  */
 size_t cl_env_filter(char **env);
 
+/*
+ * The same for a proven step: its proof covers every variable that is not of
+ * Slurm's making (claim.h), so those stay whatever they are.
+ */
+size_t cl_env_filter_proven(char **env);
+
 #endif

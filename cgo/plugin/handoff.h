@@ -7,6 +7,9 @@
 /* options.c: reads plugstack.conf's arguments, registers --secure. */
 void cl_configure(spank_t sp, int ac, char **av);
 
+/* local.c: in srun. -1 ends it. */
+int cl_step_leaves(spank_t sp);
+
 /* launch.c: in the slurmstepd parent, before any process of the step. */
 void cl_launch(spank_t sp);
 

@@ -1,9 +1,11 @@
 /*
  * Before anything of the step runs: ask noded, then shut the parent's doors.
  */
+#include "evidence.h"
 #include "handoff.h"
 #include "mutant.h"
 #include "noexec.h"
+#include "parent.h"
 #include "step.h"
 
 #include <errno.h>
@@ -112,7 +114,8 @@ static int open_script(char **argv, int argc)
 	return open(argv[0], O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 }
 
-static bool put_step(struct cl_writer *w, spank_t sp, uint32_t step, int *script)
+/* Describes the step; *file is the open file that goes with it, or -1. */
+static bool put_step(struct cl_writer *w, spank_t sp, uint32_t step, int *file)
 {
 	char **argv = NULL;
 	int argc = 0;
@@ -128,7 +131,9 @@ static bool put_step(struct cl_writer *w, spank_t sp, uint32_t step, int *script
 	for (int i = 0; i < argc; i++)
 		cl_put(w, "arg", argv[i]);
 	put_directory(w, sp);
-	return !cl_step.batch || (*script = open_script(argv, argc)) >= 0;
+	if (!cl_step.batch)
+		return cl_put_evidence(w, sp, file);
+	return (*file = open_script(argv, argc)) >= 0;
 }
 
 /* Asks noded. The verdict is in cl_step.answer; false when there is none. */
@@ -136,18 +141,18 @@ static bool ask_noded(spank_t sp, uint32_t step, char *buf, char *why)
 {
 	struct timespec deadline = cl_deadline(CL_LAUNCH_SECONDS);
 	struct cl_writer w;
-	int script = -1;
+	int file = -1;
 	bool ok = false;
 
 	cl_begin(&w, buf, CL_DATAGRAM_MAX);
-	if (!put_step(&w, sp, step, &script))
+	if (!put_step(&w, sp, step, &file))
 		snprintf(why, CL_WHY_BYTES, "Slurm does not describe the step");
 	else if ((cl_step.lifeline = cl_connect(CL_SOCKET, &deadline, why)) >= 0)
-		ok = cl_ask(cl_step.lifeline, &w, script, CL_ASK_LAUNCH,
+		ok = cl_ask(cl_step.lifeline, &w, file, CL_ASK_LAUNCH,
 			    &deadline, cl_step.answer, why) == 0;
 	/* not kept: /proc/self/fd of a forked program would lead to it */
-	if (script >= 0)
-		close(script);
+	if (file >= 0)
+		close(file);
 	return ok;
 }
 
@@ -175,11 +180,15 @@ static void ask(spank_t sp, uint32_t step)
 		cl_step.answer = NULL;
 	} else if (cl_step.answer->reply.verdict == CL_ADMIT) {
 		cl_step.state = CL_ADMITTED;
+	} else if (cl_step.answer->reply.verdict == CL_JOIN) {
+		cl_step.state = CL_ADMITTED;
+		cl_step.joined = true;
 	} else {
 		cl_step.state = CL_REFUSED;
 	}
 	free(buf);
-	if (cl_step.state != CL_ADMITTED)
+	/* nothing depends on the connection of a step that joins a session */
+	if (cl_step.state != CL_ADMITTED || cl_step.joined)
 		hang_up();
 }
 
@@ -213,6 +222,12 @@ static void shut_doors(void)
 		slurm_error("cloister: no noexec namespace: %s", strerror(errno));
 		turn_away("slurmstepd could not be kept from running programs");
 	}
+	if (cl_step.joined && cl_step.state == CL_ADMITTED &&
+	    cl_sit_in_view(cl_step.answer->mount_ns, &cl_step.outside) < 0) {
+		slurm_error("cloister: not in the view: %s", strerror(errno));
+		turn_away("slurmstepd could not be moved to where it opens "
+			  "the step's files");
+	}
 	if (cl_step.state == CL_REFUSED && cl_forbid_exec() < 0) {
 		slurm_error("cloister: no system call filter: %s, giving up",
 			    strerror(errno));
@@ -233,6 +248,8 @@ void cl_launch(spank_t sp)
 	cl_step.batch = step == SLURM_BATCH_SCRIPT;
 	cl_step.keep_environment = cl_mutant_removed("clean-environment");
 	cl_step.allow_exec = cl_mutant_removed("noexec-parent");
+	cl_step.any_directory =
+		cl_step.allow_exec || cl_mutant_removed("step-proof");
 	if (cl_step.node == CL_NODE_SECURE)
 		ask(sp, step);
 	else if (cl_step.node == CL_NODE_UNKNOWN)

@@ -104,6 +104,7 @@ static const struct {
 	{ "refuse", CL_REFUSE, CL_ASK_LAUNCH },
 	{ "pass", CL_PASS, CL_ASK_LAUNCH },
 	{ "admit", CL_ADMIT, CL_ASK_LAUNCH },
+	{ "join", CL_JOIN, CL_ASK_LAUNCH },
 	{ "released", CL_RELEASED, CL_ASK_END },
 	{ "fenced", CL_FENCED, CL_ASK_END },
 };
@@ -155,6 +156,20 @@ static const char *take(struct cl_reply *r, const char *field,
 	return "a field is unknown";
 }
 
+static bool paths_belong(const struct cl_reply *r)
+{
+	bool others = r->home || r->out || r->err || r->nenv;
+
+	switch (r->verdict) {
+	case CL_ADMIT:
+		return r->home && r->cwd && r->out && r->err;
+	case CL_JOIN:
+		return r->cwd && !others;
+	default:
+		return !r->cwd && !others;
+	}
+}
+
 int cl_parse_reply(const char *buf, size_t len, enum cl_ask ask,
 		   struct cl_reply *r, const char **why)
 {
@@ -175,11 +190,8 @@ int cl_parse_reply(const char *buf, size_t len, enum cl_ask ask,
 	*why = "the reply has no verdict";
 	if (!verdict)
 		return -1;
-	bool paths = r->home && r->cwd && r->out && r->err;
-	bool any = r->home || r->cwd || r->out || r->err || r->nenv;
-
 	*why = "the reply has fields that do not belong to its verdict";
-	if (r->verdict == CL_ADMIT ? !paths : any)
+	if (!paths_belong(r))
 		return -1;
 	*why = "the refusal gives no reason";
 	if (r->verdict == CL_REFUSE && r->nmessages == 0)

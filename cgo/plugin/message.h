@@ -38,6 +38,7 @@ enum cl_verdict {
 	CL_REFUSE,   /* to ask=launch: nothing of this step may run */
 	CL_PASS,     /* to ask=launch: an ordinary step, leave it alone */
 	CL_ADMIT,    /* to ask=launch: run it in the job view */
+	CL_JOIN,     /* to ask=launch: a proven step, run it in the job view */
 	CL_RELEASED, /* to ask=end: the session is gone */
 	CL_FENCED,   /* to ask=end: it could not be cleaned, the node is locked */
 };
@@ -51,7 +52,8 @@ struct cl_reply {
 	size_t nenv;
 	const char *messages[CL_MESSAGES_MAX]; /* printable, one line each */
 	size_t nmessages;
-	const char *home, *cwd, *out, *err; /* absolute paths in the job view */
+	/* absolute paths in the job view; a step that joins has cwd alone */
+	const char *home, *cwd, *out, *err;
 };
 
 /*

@@ -1,14 +1,15 @@
 /*
  * Cloister's SPANK plugin: the callbacks that Slurm calls, and nothing else.
  *
- * Only the two task_init callbacks may ever fail: Slurm 24.11 drains the node
- * for a failure of any other, and then any user could take a node away. What
- * goes wrong earlier is remembered and said there.
+ * On a node only the two task_init callbacks may ever fail: Slurm 24.11 drains
+ * the node for a failure of any other, and then any user could take a node
+ * away. What goes wrong earlier is remembered and said there.
+ * local_user_init runs in srun, where a failure ends srun alone.
  */
 #include "handoff.h"
 #include "step.h"
 
-struct cl_step cl_step = { .lifeline = -1 };
+struct cl_step cl_step = { .lifeline = -1, .outside = -1 };
 
 #pragma GCC visibility push(default)
 
@@ -26,6 +27,12 @@ int slurm_spank_init_post_opt(spank_t sp, int ac, char *av[])
 	if (spank_context() == S_CTX_REMOTE)
 		cl_launch(sp);
 	return 0;
+}
+
+int slurm_spank_local_user_init(spank_t sp, int ac, char *av[])
+{
+	(void)ac, (void)av;
+	return cl_step_leaves(sp);
 }
 
 int slurm_spank_task_init_privileged(spank_t sp, int ac, char *av[])

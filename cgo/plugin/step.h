@@ -27,11 +27,14 @@ struct cl_step {
 	bool secure; /* --secure was given */
 	enum cl_state state;
 	bool batch;
+	bool joined;          /* admitted as a proven step of a session */
+	int outside;          /* the namespace to go back to, -1 if none */
 	pid_t parent;         /* the slurmstepd that asked */
 	int lifeline;         /* -1 when there is none */
 	int status;           /* wait status of task 0 */
 	bool keep_environment; /* mutants builds only */
 	bool allow_exec;       /* mutants builds only */
+	bool any_directory;    /* mutants builds only */
 	/* the plugin's own reason to refuse, and what to do about it */
 	char why[CL_WHY_BYTES + 128];
 	const char *next;

@@ -28,6 +28,18 @@ static void tell(spank_t sp, const struct cl_answer *answer)
 		cl_say(cl_step.why, cl_step.next);
 }
 
+/*
+ * slurmstepd has changed to the directory that Slurm names, in its copy of the
+ * view. The proof is of srun's own.
+ */
+static bool in_proven_directory(void)
+{
+	char cwd[CL_PATH_BYTES_MAX + 1];
+
+	return getcwd(cwd, sizeof(cwd)) &&
+	       strcmp(cwd, cl_step.answer->reply.cwd) == 0;
+}
+
 int cl_task_privileged(spank_t sp)
 {
 	char why[CL_WHY_BYTES];
@@ -40,6 +52,15 @@ int cl_task_privileged(spank_t sp)
 	tell(sp, cl_step.answer);
 	if (cl_step.state == CL_REFUSED)
 		return -1;
+	if (cl_step.outside >= 0)
+		close(cl_step.outside);
+	if (cl_step.joined && !cl_step.any_directory && !in_proven_directory()) {
+		cl_say("refused in phase view: the step's working directory is "
+		       "not srun's",
+		       "leave out srun's --chdir and change the directory in "
+		       "the script");
+		return -1;
+	}
 	if (cl_enter_view(cl_step.answer->mount_ns, cl_step.answer->ipc_ns,
 			  why) == 0)
 		return 0;
@@ -70,6 +91,25 @@ static bool set_variable(spank_t sp, const char *variable)
 	return set(sp, name, variable + n + 1);
 }
 
+/* Both files of a proven step are srun's connections or its --output, opened
+ * by slurmstepd in its copy of the view. */
+static int join(spank_t sp, const struct cl_reply *reply)
+{
+	char **env = NULL;
+
+	if (spank_get_item(sp, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env ||
+	    cl_env_filter_proven(env) == 0) {
+		cl_say_failed("environment", "it could not be made",
+			      "tell the administrator");
+		return -1;
+	}
+	if (chdir(reply->cwd) == 0)
+		return 0;
+	cl_say_failed("view", "the working directory cannot be entered",
+		      "change to one that the job can enter before srun");
+	return -1;
+}
+
 static bool set_environment(spank_t sp, const struct cl_reply *reply)
 {
 	char **env = NULL;
@@ -97,6 +137,8 @@ int cl_task_user(spank_t sp)
 	if (cl_step.state != CL_ADMITTED || !cl_step.answer)
 		return -1;
 	reply = &cl_step.answer->reply;
+	if (cl_step.joined)
+		return join(sp, reply);
 	if (!set_environment(sp, reply)) {
 		cl_say_failed("environment", "it could not be made",
 			      "tell the administrator");

@@ -120,6 +120,48 @@ func (j Job) Kill(ctx context.Context) error {
 	}
 }
 
+// stepGrace is what the slurmstepd of a step has, after its tasks were killed,
+// to say so to Slurm and end.
+const stepGrace = 3 * time.Second
+
+// EndSteps waits until the slurmstepds of the job's steps are gone, the batch
+// script's not counted, and kills those that take too long: one may hold the
+// files of a step's --output open, or be about to start tasks. Call it after
+// Kill, when no new step can come.
+func (j Job) EndSteps(ctx context.Context) error {
+	for began := time.Now(); ; {
+		busy := 0
+		groups, err := filepath.Glob(filepath.Join(j.dir(), "step_[0-9]*"))
+		if err != nil {
+			return fmt.Errorf("listing the steps of job %d: %w", j.ID, err)
+		}
+		for _, g := range groups {
+			populated, err := isPopulated(g)
+			if errors.Is(err, fs.ErrNotExist) || err == nil && !populated {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			busy++
+			if time.Since(began) < stepGrace {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(g, "cgroup.kill"), []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("killing a step of job %d: %w", j.ID, err)
+			}
+		}
+		if busy == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("steps of job %d are still there: %w", j.ID, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 func isPopulated(group string) (bool, error) {
 	b, err := os.ReadFile(filepath.Join(group, "cgroup.events"))
 	if err != nil {

@@ -44,6 +44,18 @@ func (c *Conn) Admit(a Admission) error {
 	return c.verdict("admitting a step", datagram, rights)
 }
 
+// Join sends a proven step into the view of its session, with this working
+// directory. The files stay the caller's.
+func (c *Conn) Join(cwd string, mountNS, ipcNS *os.File) error {
+	if err := checkPath(cwd); err != nil {
+		return fmt.Errorf("joining a step to its session: the working directory: %w", err)
+	}
+	w := newWriter()
+	w.put("verdict", "join")
+	w.put("cwd", cwd)
+	return c.verdict("joining a step to its session", w.buf.Bytes(), unix.UnixRights(int(mountNS.Fd()), int(ipcNS.Fd())))
+}
+
 // Refuse tells why the step must not run: one line for each message, of which
 // there must be one.
 func (c *Conn) Refuse(messages ...string) error {
@@ -159,10 +171,12 @@ func (c *Conn) duplicate() (*os.File, error) {
 	return f, nil
 }
 
-// Close ends the connection and closes the script. It may be called twice.
+// Close ends the connection and closes the request's file. It may be called twice.
 func (c *Conn) Close() error {
-	if c.Request.Script != nil {
-		c.Request.Script.Close()
+	for _, f := range []*os.File{c.Request.Script, c.Request.Claim} {
+		if f != nil {
+			f.Close()
+		}
 	}
 	return c.unix.Close()
 }

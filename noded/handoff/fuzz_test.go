@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 func FuzzRequest(f *testing.F) {
 	f.Add(datagram(batch...))
 	f.Add(with("step", "step=0"))
+	f.Add(datagram(append(slices.Clone(batch[:2]), append([]string{"step=3", "proof=" + strings.Repeat("5a", 32)}, batch[3:]...)...)...))
 	f.Add(datagram("ask=end", "status=256"))
 	f.Add([]byte("cloister=1\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -76,5 +78,8 @@ func (r *Request) encode() []byte {
 		w.put("arg", a)
 	}
 	w.put("cwd", r.Cwd)
+	if r.Proof != "" {
+		w.put("proof", r.Proof)
+	}
 	return w.buf.Bytes()
 }

@@ -1,11 +1,16 @@
 package handoff
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path"
+	"strings"
 )
+
+// proofBytes is the length of a step's proof, an HMAC-SHA256.
+const proofBytes = 32
 
 // BatchStep is Slurm's number of the step that runs the batch script
 // (SLURM_BATCH_SCRIPT of slurm/slurm.h).
@@ -37,6 +42,13 @@ type Request struct {
 	// steps. It belongs to the connection and is closed with it. The user can
 	// change the file at any time: read it once.
 	Script *os.File
+	// Proof is the HMAC that came with a step from inside a session, as
+	// hexadecimal digits; empty if none came.
+	Proof string
+	// Claim is a sealed file with what the proof is of, as it follows from what
+	// slurmstepd is about to run; nil without a proof. It belongs to the
+	// connection.
+	Claim *os.File
 }
 
 // Batch tells whether the step is the batch script.
@@ -74,6 +86,15 @@ func parseLaunch(datagram []byte) (*Request, error) {
 		"secure":    flag(&r.Secure),
 		"cwd":       directory(&r.Cwd),
 	}
+	optional := map[string]func(string) error{
+		"proof": func(v string) error {
+			if b, err := hex.DecodeString(v); err != nil || len(b) != proofBytes || strings.ToLower(v) != v {
+				return errors.New("not an HMAC in lower-case hexadecimal digits")
+			}
+			r.Proof = v
+			return nil
+		},
+	}
 	repeated := map[string]func(string) error{
 		"sgid": func(v string) error {
 			if len(r.Groups) == groupsMax {
@@ -88,8 +109,11 @@ func parseLaunch(datagram []byte) (*Request, error) {
 			return nil
 		},
 	}
-	if err := read(list, once, repeated); err != nil {
+	if err := read(list, once, optional, repeated); err != nil {
 		return nil, err
+	}
+	if r.Batch() && r.Proof != "" {
+		return nil, errors.New("a batch step with a step's proof")
 	}
 	if r.Batch() && len(r.Arguments) == 0 {
 		return nil, errors.New("a batch step without a script")
@@ -108,19 +132,23 @@ func parseEnd(datagram []byte) (End, error) {
 	err = read(list, map[string]func(string) error{
 		"ask":    word("end"),
 		"status": into(&status),
-	}, nil)
+	}, nil, nil)
 	e.Status = int(status)
 	return e, err
 }
 
 // read gives each field to its reader: those of once exactly one time each,
-// those of repeated any number of times, others never.
-func read(list []field, once, repeated map[string]func(string) error) error {
+// those of optional at most once, those of repeated any number of times, others
+// never.
+func read(list []field, once, optional, repeated map[string]func(string) error) error {
 	seen := make(map[string]bool, len(once))
 	for _, f := range list {
 		set, ok := repeated[f.name]
 		if !ok {
 			if set, ok = once[f.name]; !ok {
+				set, ok = optional[f.name]
+			}
+			if !ok {
 				return fmt.Errorf("an unknown field %.32q", f.name)
 			}
 			if seen[f.name] {

@@ -208,17 +208,20 @@ func (c *Conn) take(datagram []byte, files []*os.File) error {
 		return err
 	}
 	want := 0
-	if l.Batch() {
+	if l.Batch() || l.Proof != "" {
 		want = 1
 	}
 	if len(files) != want {
 		return fmt.Errorf("%d descriptors where %d belong", len(files), want)
 	}
-	if want == 1 {
+	switch {
+	case l.Batch():
 		if err := checkScript(files[0]); err != nil {
 			return err
 		}
 		l.Script = files[0]
+	case want == 1:
+		l.Claim = files[0] // checked by whoever reads it (package stepproof)
 	}
 	c.Request = *l
 	return nil

@@ -170,9 +170,13 @@ func (b *builder) proc() error {
 	return m.Close()
 }
 
-// run holds what srun needs, munge's socket, and no other daemon's.
+// run holds what srun needs, the step key and munge's socket, and no other
+// daemon's.
 func (b *builder) run() error {
 	if err := b.empty("/run"); err != nil {
+		return err
+	}
+	if err := b.stepKey(); err != nil {
 		return err
 	}
 	if _, err := os.Lstat("/run/munge"); errors.Is(err, os.ErrNotExist) {
@@ -184,6 +188,40 @@ func (b *builder) run() error {
 	}
 	d.Close()
 	return b.clone("/run/munge", "/run/munge", false, detached.ReadOnly|detached.NoSuid|detached.NoDev|detached.NoExec)
+}
+
+// StepKeyPath is where srun finds the step key (CL_STEP_KEY of
+// cgo/plugin/proof.h).
+const StepKeyPath = "/run/cloister/step-key"
+
+// stepKey is for the job's user alone, in memory, and read-only in the end.
+func (b *builder) stepKey() error {
+	if b.spec.StepKey.Len() == 0 {
+		return nil
+	}
+	dir, err := b.root.ensure(filepath.Dir(StepKeyPath), 0o755, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := b.write(dir, StepKeyPath, b.spec.StepKey.Reveal(), 0o400); err != nil {
+		return fmt.Errorf("step key: %w", err)
+	}
+	return nil
+}
+
+// write makes a file of the job's user in a directory of the view.
+func (b *builder) write(dir *os.File, path string, text []byte, mode uint32) error {
+	fd, err := unix.Openat(int(dir.Fd()), filepath.Base(path), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return &os.PathError{Op: "making in the view", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	return f.Chown(int(b.spec.UID), int(b.spec.GID))
 }
 
 // temporary are the private places where a program expects to write.
@@ -309,16 +347,7 @@ func (b *builder) script() error {
 		return fmt.Errorf("script: %w", err)
 	}
 	defer dir.Close()
-	fd, err := unix.Openat(int(dir.Fd()), filepath.Base(s.ScriptPath), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o500)
-	if err != nil {
-		return fmt.Errorf("script %s: %w", s.ScriptPath, err)
-	}
-	f := os.NewFile(uintptr(fd), s.ScriptPath)
-	defer f.Close()
-	if _, err := f.Write(s.Script); err != nil {
-		return fmt.Errorf("script: %w", err)
-	}
-	if err := f.Chown(int(s.UID), int(s.GID)); err != nil {
+	if err := b.write(dir, s.ScriptPath, s.Script, 0o500); err != nil {
 		return fmt.Errorf("script: %w", err)
 	}
 	return nil

@@ -10,7 +10,8 @@
 //   - the shared file systems, hidden by empty file systems in memory, in which
 //     only the job's working directory and $HOME exist, as private directories;
 //   - /tmp, /var/tmp, /dev/shm, $HOME: private, in memory, bounded, writable;
-//   - /run with munge's socket and nothing else, so no D-Bus and no systemd;
+//   - /run with munge's socket and the session's step key and nothing else, so no
+//     D-Bus and no systemd;
 //   - /dev with the harmless devices, a devpts and a POSIX queue file system of
 //     its own, and /dev/fuse, with which apptainer mounts images;
 //   - /proc mounted anew, writable (user namespaces need that), hidepid=invisible;
@@ -35,6 +36,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/noded/jobview/detached"
+	"cloister/secret"
 )
 
 // Spec says what the job sees. All paths are absolute and clean.
@@ -49,6 +51,8 @@ type Spec struct {
 
 	ScriptPath string // argv[0] of the batch step, in slurmd's spool directory; empty: no script
 	Script     []byte // the verified inner script, put there
+
+	StepKey secret.Bytes // with which srun in the view proves its steps; empty: no steps
 
 	ImagePath string // where the job expects its image; empty: no image
 	Image     string // the verified copy, a file that only this daemon can write

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"cloister/noded/stepproof"
 )
 
 // reserved are directories whose contents programs of the host take on trust,
@@ -48,6 +50,9 @@ func (s *Spec) validate() error {
 		if err := s.validFile(s.ImagePath); err != nil {
 			return fmt.Errorf("image path %q: %w", s.ImagePath, err)
 		}
+	}
+	if n := s.StepKey.Len(); n != 0 && n != stepproof.KeySize {
+		return fmt.Errorf("a step key of %d bytes", n)
 	}
 	for _, d := range s.Devices {
 		if err := clean(d); err != nil || !strings.HasPrefix(d, "/dev/") {

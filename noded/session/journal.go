@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cloister/noded/cgroup"
+	"cloister/noded/stepproof"
 
 	"github.com/google/renameio/v2"
 )
@@ -36,6 +37,8 @@ type Record struct {
 	Begun []string `json:"begun"`
 	// Doors is what lockdown found before it closed them, in its own form.
 	Doors json.RawMessage `json:"doors,omitempty"`
+	// Steps are the numbers of the job steps that were let in.
+	Steps stepproof.Spent `json:"steps,omitempty"`
 	// Releasing is set once the way back began.
 	Releasing bool `json:"releasing"`
 }
