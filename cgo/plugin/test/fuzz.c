@@ -4,6 +4,7 @@
  * LLVMFuzzerTestOneInput is libFuzzer's entry, for those who have clang. Alone
  * (gcc) this program mutates the corpus itself: fuzz SECONDS FILE...
  */
+#include "claim.h"
 #include "environment.h"
 #include "message.h"
 
@@ -52,6 +53,40 @@ static void one_environment(char *copy, size_t size)
 			"nothing that runs code");
 }
 
+/* A proof that is read is written again as it was. */
+static void one_proof(const char *text)
+{
+	char again[CL_PROOF_BYTES_MAX + 1];
+	struct cl_proof p;
+
+	if (cl_proof_read(text, &p) < 0)
+		return;
+	snprintf(again, sizeof(again), "1:%s:%s:%s", p.nonce, p.mac, p.cwd);
+	require(!strcmp(text, again) && p.cwd[0] == '/', "proof");
+}
+
+/* A claim has every variable that is not Slurm's, and only those. */
+static void one_claim(char *copy, size_t size)
+{
+	char *strings[65] = { NULL }, *bytes;
+	struct cl_claim c = { .cwd = "/", .argv = strings, .env = strings };
+	size_t n = 0, covered = 0, found = 0;
+	ssize_t len;
+
+	for (size_t at = 0; n < 64 && at < size; at += strlen(copy + at) + 1)
+		strings[n++] = copy + at;
+	c.argc = (int)n;
+	for (size_t i = 0; i < n; i++)
+		covered += strncmp(strings[i], "SLURM", 5) != 0;
+	len = cl_claim_write(&c, &bytes);
+	require(len > 0 && bytes[len - 1] == '\0', "claim");
+	for (ssize_t at = 0; at < len; at += (ssize_t)strlen(bytes + at) + 1)
+		found += strncmp(bytes + at, "env=", 4) == 0;
+	require(found == covered, "covered variables");
+	free(bytes);
+	require(cl_env_filter_proven(strings) <= n, "proven variables");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char *copy = malloc(size + 1);
@@ -64,6 +99,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size) {
 		copy[size - 1] = '\0';
 		one_environment(copy, size);
+		one_claim(copy, size);
+		one_proof(copy);
 	}
 	free(copy);
 	return 0;

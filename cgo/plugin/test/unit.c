@@ -4,9 +4,12 @@
  * Each CHECK names a behaviour; the sanitizers watch over the rest.
  */
 #define _GNU_SOURCE
+#include "claim.h"
 #include "client.h"
 #include "environment.h"
 #include "noexec.h"
+#include "parent.h"
+#include "proof.h"
 #include "view.h"
 
 #include <errno.h>
@@ -62,6 +65,8 @@ static void an_admission_is_read(void)
 	CHECK("its variables", reply.nenv == 2 && !strcmp(reply.env[1], "B_2=x=y"));
 	CHECK("its paths", !strcmp(reply.home, "/h") && !strcmp(reply.err, "/e"));
 	CHECK("its messages", reply.nmessages == 1);
+	CHECK("join is read", PARSE(CL_ASK_LAUNCH, "cloister=1\0verdict=join\0cwd=/data") == 0 &&
+				      reply.verdict == CL_JOIN && !strcmp(reply.cwd, "/data"));
 	CHECK("pass is read", PARSE(CL_ASK_LAUNCH, "cloister=1\0verdict=pass") == 0 &&
 				      reply.verdict == CL_PASS);
 	CHECK("an end is read", PARSE(CL_ASK_END, "cloister=1\0verdict=released\0message=m") == 0 &&
@@ -88,6 +93,10 @@ static void an_odd_reply_is_refused(void)
 	REFUSED("a field without value", CL_ASK_LAUNCH, "cloister=1\0verdict=pass\0message");
 	REFUSED("an empty field", CL_ASK_LAUNCH, "cloister=1\0\0verdict=pass");
 	REFUSED("pass with a path", CL_ASK_LAUNCH, "cloister=1\0verdict=pass\0home=/h");
+	REFUSED("join without cwd", CL_ASK_LAUNCH, "cloister=1\0verdict=join");
+	REFUSED("join with home", CL_ASK_LAUNCH, "cloister=1\0verdict=join\0cwd=/\0home=/h");
+	REFUSED("join with a variable", CL_ASK_LAUNCH, "cloister=1\0verdict=join\0cwd=/\0env=A=1");
+	REFUSED("join for an end", CL_ASK_END, "cloister=1\0verdict=join\0cwd=/");
 	REFUSED("refusal with a variable", CL_ASK_LAUNCH, "cloister=1\0verdict=refuse\0message=m\0env=A=1");
 	REFUSED("refusal without reason", CL_ASK_LAUNCH, "cloister=1\0verdict=refuse");
 	REFUSED("control character", CL_ASK_LAUNCH, "cloister=1\0verdict=refuse\0message=a\nb");
@@ -186,6 +195,112 @@ static void only_facts_of_slurm_stay(void)
 	CHECK("none stays", cl_env_filter(bad) == 0 && !bad[0] && !bad[1]);
 }
 
+static void a_proven_step_keeps_its_own_variables(void)
+{
+	char a[] = "BASH_ENV=/x", b[] = "SLURM_JOB_ID=1", c[] = "SLURM_CONF=/x",
+	     d[] = "X", e[] = "A=two\nlines", f[] = "A=again",
+	     g[] = CL_PROOF_VARIABLE "=1:0:0:/";
+	char *env[] = { a, b, c, d, e, f, g, NULL };
+
+	CHECK("three stay", cl_env_filter_proven(env) == 3);
+	CHECK("its own and Slurm's facts", env[0] == a && env[1] == b && env[2] == e);
+	CHECK("nothing behind", !env[3] && !env[4] && !env[5] && !env[6]);
+}
+
+static const char nonce[] = "000102030405060708090a0b0c0d0e0f";
+
+static struct cl_claim sample(char **argv, char **env)
+{
+	struct cl_claim c = { .job = 7, .step = 3, .uid = 2001, .nodes = 1,
+			      .tasks = 2, .cwd = "/data", .argv = argv,
+			      .argc = 2, .env = env };
+
+	memcpy(c.nonce, nonce, sizeof(nonce));
+	return c;
+}
+
+/* noded/stepproof/plugin_test.go shows that noded takes such a claim. */
+static void a_claim_is_the_same_whatever_the_order(void)
+{
+	static const char want[] =
+		"cloister-step=1\0job=7\0step=3\0uid=2001\0nnodes=1\0ntasks=2\0"
+		"nonce=000102030405060708090a0b0c0d0e0f\0cwd=/data\0"
+		"arg=/bin/echo\0arg=\0env=A=1\0env=B=x=y";
+	char *argv[] = { (char[]){ "/bin/echo" }, (char[]){ "" }, NULL };
+	char *env[] = { (char[]){ "SLURM_JOB_ID=7" }, (char[]){ "B=x=y" },
+			(char[]){ "A=1" }, (char[]){ "SLURMD_X=1" }, NULL };
+	struct cl_claim c = sample(argv, env);
+	char *bytes = NULL, *other = env[1];
+	ssize_t n = cl_claim_write(&c, &bytes);
+
+	CHECK("a claim", n == sizeof(want) && !memcmp(bytes, want, sizeof(want)));
+	free(bytes);
+	env[1] = env[2], env[2] = other;
+	n = cl_claim_write(&c, &bytes);
+	CHECK("another order", n == sizeof(want) && !memcmp(bytes, want, sizeof(want)));
+	free(bytes);
+
+	char *huge = malloc(CL_CLAIM_MAX);
+
+	memset(huge, 'x', CL_CLAIM_MAX - 1);
+	huge[CL_CLAIM_MAX - 1] = '\0';
+	env[3] = huge;
+	CHECK("too long", cl_claim_write(&c, &bytes) < 0 && !bytes);
+	free(huge);
+}
+
+static void a_proof_is_read_strictly(void)
+{
+	static const char mac[] =
+		"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+	char text[256], cut[256];
+	struct cl_proof p;
+
+	snprintf(text, sizeof(text), "1:%s:%s:/data:x", nonce, mac);
+	CHECK("a proof", cl_proof_read(text, &p) == 0 && !strcmp(p.nonce, nonce) &&
+				 !strcmp(p.mac, mac) && !strcmp(p.cwd, "/data:x"));
+	for (size_t n = 0; n < strlen("1::/") + strlen(nonce) + strlen(mac); n++) {
+		memcpy(cut, text, n);
+		cut[n] = '\0';
+		CHECK("a piece of a proof", cl_proof_read(cut, &p) < 0);
+	}
+	for (size_t at = 0; at < 3 + strlen(nonce) + strlen(mac); at++) {
+		snprintf(cut, sizeof(cut), "%s", text);
+		cut[at] = 'A';
+		CHECK("a capital in a proof", cl_proof_read(cut, &p) < 0);
+	}
+}
+
+static void a_proof_needs_the_key(void)
+{
+	char dir[] = "/tmp/cloister-proof.XXXXXX", path[64], proof[CL_PROOF_BYTES_MAX + 1],
+	     again[CL_PROOF_BYTES_MAX + 1], why[256] = "";
+	char *argv[] = { (char[]){ "/bin/echo" }, (char[]){ "" }, NULL };
+	char *env[] = { (char[]){ "A=1" }, NULL };
+	struct cl_claim c = sample(argv, env);
+	struct cl_proof p;
+	int fd;
+
+	CHECK("a directory", mkdtemp(dir) != NULL);
+	snprintf(path, sizeof(path), "%s/key", dir);
+	CHECK("no key, no session", cl_prove(path, &c, proof, why, sizeof(why)) == 1);
+	fd = open(path, O_CREAT | O_WRONLY, 0600);
+	CHECK("a short key", write(fd, "0123456789abcdef0123456789abcde", 31) == 31 &&
+				     cl_prove(path, &c, proof, why, sizeof(why)) < 0 &&
+				     strstr(why, "not a key"));
+	CHECK("a key", write(fd, "f", 1) == 1 &&
+			       cl_prove(path, &c, proof, why, sizeof(why)) == 0);
+	CHECK("its form", cl_proof_read(proof, &p) == 0 && !strcmp(p.nonce, c.nonce) &&
+				  !strcmp(p.cwd, "/data"));
+	CHECK("never the same", cl_prove(path, &c, again, why, sizeof(why)) == 0 &&
+					strcmp(proof, again) != 0);
+	CHECK("a long key", write(fd, "g", 1) == 1 &&
+				    cl_prove(path, &c, proof, why, sizeof(why)) < 0);
+	close(fd);
+	unlink(path);
+	rmdir(dir);
+}
+
 static int run_true(void)
 {
 	pid_t pid = fork();
@@ -271,6 +386,34 @@ static void a_task_in_the_view_has_no_way_back(void)
 						      setreuid(65534, 65534) == 0);
 }
 
+/* As slurmstepd does for a step that joins: the view's files, no program. */
+static void the_parent_of_a_step_sits_in_a_copy_of_the_view(void)
+{
+	int view, outside = -1;
+	ino_t mnt, root;
+
+	CHECK("a view", unshare(CLONE_NEWNS) == 0 &&
+				mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+				mount("none", "/mnt", "tmpfs", 0, NULL) == 0);
+	root = inode("/mnt");
+	view = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	mnt = inode("/proc/self/ns/mnt");
+	CHECK("outside", cl_noexec_namespace() == 0 && umount("/mnt") == 0 &&
+				 inode("/mnt") != root);
+	ino_t before = inode("/proc/self/ns/mnt");
+
+	CHECK("it moves", cl_sit_in_view(view, &outside) == 0 && outside >= 0);
+	CHECK("it sees the view's files", inode("/mnt") == root);
+	CHECK("in a namespace of its own", inode("/proc/self/ns/mnt") != mnt);
+	CHECK("nothing can be run", run_true() == 13);
+	CHECK("the control groups", access("/sys/fs/cgroup", W_OK) == 0);
+	CHECK("it goes back", cl_leave_view(outside) == 0 &&
+				      inode("/proc/self/ns/mnt") == before &&
+				      inode("/mnt") != root);
+	CHECK("nothing can be run there", run_true() == 13);
+	CHECK("no namespace", cl_sit_in_view(-1, &outside) < 0);
+}
+
 static void a_view_that_is_none_is_refused(void)
 {
 	int m = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
@@ -338,6 +481,10 @@ int main(void)
 	limits_hold();
 	a_writer_stops_at_its_end();
 	only_facts_of_slurm_stay();
+	a_proven_step_keeps_its_own_variables();
+	a_claim_is_the_same_whatever_the_order();
+	a_proof_is_read_strictly();
+	a_proof_needs_the_key();
 	a_socket_of_another_is_refused();
 	if (geteuid() != 0) {
 		printf("unit: run me as root, the two walls are untested\n");
@@ -345,6 +492,7 @@ int main(void)
 	}
 	each_wall_alone_stops_programs();
 	CHECK("the view", alone(a_task_in_the_view_has_no_way_back));
+	CHECK("the parent", alone(the_parent_of_a_step_sits_in_a_copy_of_the_view));
 	CHECK("no view", alone(a_view_that_is_none_is_refused));
 	CHECK("output", alone(output_goes_to_ordinary_files_only));
 	printf(failed ? "unit: FAILED\n" : "unit: ok\n");
