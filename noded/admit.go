@@ -31,6 +31,8 @@ type admission struct {
 	user     account.Account
 	volumes  []*os.File // in the manifest's order; nil for one to be made
 	image    *os.File   // nil without one
+	// stdout and stderr are files in the job view, their patterns filled in.
+	stdout, stderr string
 }
 
 func (a *admission) rights() userfile.User {
@@ -47,6 +49,12 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, e
 		return nil, refusal(err.Error(), nextAdministrator)
 	}
 	if err := d.verify(a); err != nil {
+		return nil, err
+	}
+	if a.stdout, err = d.output(a.manifest.Stdout, a); err != nil {
+		return nil, err
+	}
+	if a.stderr, err = d.output(a.manifest.Stderr, a); err != nil {
 		return nil, err
 	}
 	seen, err := d.replay.Seen(a.manifest.Job)

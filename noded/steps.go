@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
 	"cloister/noded/handoff"
@@ -248,19 +246,13 @@ func (d *Daemon) answer(a *admission, v *jobview.View) handoff.Admission {
 	}
 	out := handoff.Admission{
 		Home: a.user.Home, Cwd: a.request.Cwd, MountNS: v.Mount, IPCNS: v.IPC,
-		Stdout: d.expand(a.manifest.Stdout, a), Stderr: d.expand(a.manifest.Stderr, a),
-		Messages: []string{"running in a secure session; output goes to " + d.expand(a.manifest.Stdout, a) + " in the volume"},
+		Stdout: a.stdout, Stderr: a.stderr,
+		Messages: []string{"running in a secure session; output goes to " + a.stdout + " in the volume"},
 	}
 	for name, value := range env {
 		out.Env = append(out.Env, name+"="+value)
 	}
 	return out
-}
-
-// expand fills in the patterns that sealed.CheckOutput allows, which mean what
-// they mean to sbatch.
-func (d *Daemon) expand(pattern string, a *admission) string {
-	return strings.NewReplacer("%%", "%", "%j", strconv.FormatUint(uint64(a.request.Job), 10), "%N", d.node).Replace(pattern)
 }
 
 func (d *Daemon) path(name string) string { return filepath.Join(d.runDir, name) }

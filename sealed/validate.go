@@ -267,8 +267,9 @@ func CheckPath(p string) error {
 }
 
 // CheckOutput wants the pattern of an output file: an absolute path in its
-// shortest form in which % is followed by j (job id), N (node) or %. Slurm's %x,
-// the job's name, is left out: whoever submits chooses it.
+// shortest form in which % is followed by j (job id), x (job name), N (node), t
+// (task, 0 for the batch script) or %, as sbatch means them. Whoever submits
+// chooses the job's name, so the node refuses one that changes the directory.
 func CheckOutput(p string) error {
 	if err := checkText(p, MaxPath); err != nil {
 		return fmt.Errorf("output: %w", err)
@@ -281,8 +282,8 @@ func CheckOutput(p string) error {
 			continue
 		}
 		i++
-		if i == len(p) || !strings.ContainsRune("jN%", rune(p[i])) {
-			return fmt.Errorf("output %q: after %% comes one of j, N and %%", p)
+		if i == len(p) || !strings.ContainsRune("jxNt%", rune(p[i])) {
+			return fmt.Errorf("output %q: after %% comes one of j, x, N, t and %%", p)
 		}
 	}
 	return nil

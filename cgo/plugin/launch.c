@@ -104,6 +104,16 @@ static void put_directory(struct cl_writer *w, spank_t sp)
 	cl_put(w, "cwd", cwd);
 }
 
+/* The job's name, for %x; one that is too long for a file's name is left out. */
+static void put_name(struct cl_writer *w, spank_t sp)
+{
+	char name[CL_NAME_BYTES_MAX + 1];
+
+	if (spank_getenv(sp, "SLURM_JOB_NAME", name, sizeof(name)) ==
+		    ESPANK_SUCCESS && name[0])
+		cl_put(w, "name", name);
+}
+
 /* The spooled script, opened before anything of the job could alter it. */
 static int open_script(char **argv, int argc)
 {
@@ -133,6 +143,7 @@ static bool put_step(struct cl_writer *w, spank_t sp, uint32_t step, int *file)
 	put_directory(w, sp);
 	if (!cl_step.batch)
 		return cl_put_evidence(w, sp, file);
+	put_name(w, sp);
 	return (*file = open_script(argv, argc)) >= 0;
 }
 

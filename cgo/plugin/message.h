@@ -19,6 +19,7 @@ enum {
 	CL_ENV_MAX = 512,            /* env fields in one reply */
 	CL_MESSAGES_MAX = 64,        /* message fields in one reply */
 	CL_MESSAGE_BYTES_MAX = 1024, /* bytes of one message */
+	CL_NAME_BYTES_MAX = 255,     /* of a job's name: a file's name has no more */
 	CL_PATH_BYTES_MAX = 4095,    /* PATH_MAX without its NUL */
 };
 

@@ -61,7 +61,7 @@ func (s *Script) directive(n int, line string) error {
 		err = once(n, name, s.Output != "")
 		s.Output = value
 		if err == nil {
-			err = asError(n, "the path must lie in a volume that the job writes; %j is the job id, %N the node; "+example(name), sealed.CheckOutput(value))
+			err = asError(n, "the path must lie in a volume that the job writes; %j is the job id, %x its name, %N the node, %t the task; "+example(name), sealed.CheckOutput(value))
 		}
 	case "class":
 		err = once(n, name, s.Class != "")

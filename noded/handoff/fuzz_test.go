@@ -78,6 +78,9 @@ func (r *Request) encode() []byte {
 		w.put("arg", a)
 	}
 	w.put("cwd", r.Cwd)
+	if r.Name != "" {
+		w.put("name", r.Name)
+	}
 	if r.Proof != "" {
 		w.put("proof", r.Proof)
 	}

@@ -9,6 +9,10 @@ import (
 	"strings"
 )
 
+// nameMax is the greatest length of a job's name in bytes (CL_NAME_BYTES_MAX of
+// cgo/plugin/message.h).
+const nameMax = 255
+
 // proofBytes is the length of a step's proof, an HMAC-SHA256.
 const proofBytes = 32
 
@@ -38,6 +42,9 @@ type Request struct {
 	Arguments []string
 	// Cwd is the directory in which the job was submitted, an absolute path.
 	Cwd string
+	// Name is the batch job's name, which whoever submits chooses; empty if it
+	// is not known.
+	Name string
 	// Script is the spooled batch script, open for reading; nil for other
 	// steps. It belongs to the connection and is closed with it. The user can
 	// change the file at any time: read it once.
@@ -92,6 +99,13 @@ func parseLaunch(datagram []byte) (*Request, error) {
 				return errors.New("not an HMAC in lower-case hexadecimal digits")
 			}
 			r.Proof = v
+			return nil
+		},
+		"name": func(v string) error {
+			if v == "" || len(v) > nameMax {
+				return fmt.Errorf("%d bytes", len(v))
+			}
+			r.Name = v
 			return nil
 		},
 	}
