@@ -84,6 +84,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 			log.Error("adopting a session", zap.Error(err))
 		}
 		log.Warn("undoing a session that a predecessor left")
+		store.close() // an open namespace would keep the volumes in use
 		if err := session.Undo(d.journal, r, d.steps(&live{record: r}, nil)); err != nil {
 			d.fence(log, fmt.Errorf("undoing session %s: %w", r.ID, err))
 		}
@@ -117,8 +118,9 @@ func sort(kept []*os.File) keptFiles {
 }
 
 func (k keptFiles) close() {
-	for _, f := range k {
+	for name, f := range k {
 		f.Close()
+		delete(k, name)
 	}
 }
 

@@ -58,6 +58,32 @@ func TestKillOfAnEmptyOrAbsentJobSucceeds(t *testing.T) {
 	}
 }
 
+func TestStepsThatDoNotEndAreKilledAndTheBatchScriptsSlurmstepdIsNot(t *testing.T) {
+	j := fake(t, "0")
+	for _, step := range []string{"step_batch", "step_extern", "step_0", "step_12"} {
+		if err := os.MkdirAll(filepath.Join(j.dir(), step), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(j.dir(), step, "cgroup.events"), []byte("populated 1\nfrozen 0\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stepGrace+200*time.Millisecond)
+	defer cancel()
+	if err := j.EndSteps(ctx); err == nil {
+		t.Fatal("steps that stay were reported as ended")
+	}
+	for step, want := range map[string]bool{"step_batch": false, "step_extern": false, "step_0": true, "step_12": true} {
+		if _, err := os.Stat(filepath.Join(j.dir(), step, "cgroup.kill")); (err == nil) != want {
+			t.Errorf("%s: killed %v, want %v", step, err == nil, want)
+		}
+	}
+	j.ID = 99
+	if err := j.EndSteps(context.Background()); err != nil {
+		t.Errorf("a job without steps: %v", err)
+	}
+}
+
 func TestAProcessOutsideSlurmHasNoJob(t *testing.T) {
 	if _, err := OfStepd(os.Getpid(), 1); err == nil {
 		t.Fatal("this test process was taken for slurmstepd")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"cloister/noded/helper"
 	"cloister/noded/jobview/detached"
+	"cloister/secret"
 )
 
 // The job's user, who need not exist.
@@ -159,6 +161,28 @@ func TestAJobSeesTheHostReadOnlyAndItsOwnPrivatePlaces(t *testing.T) {
 		if _, err := os.Stat(d + "/mine"); err == nil {
 			t.Errorf("the job's file in %s is on the host", d)
 		}
+	}
+}
+
+func TestTheStepKeyIsForTheJobsUserAloneAndCannotBeChanged(t *testing.T) {
+	spec := newSpec(t)
+	key := []byte("0123456789abcdef0123456789abcdef")
+	spec.StepKey = secret.New(slices.Clone(key))
+	v := mustBuild(t, spec)
+	for command, want := range map[string]string{
+		"cat " + StepKeyPath:             string(key),
+		"stat -c '%a %u' " + StepKeyPath: fmt.Sprintf("400 %d", testUID),
+		"exec 2>/dev/null; chmod u+w " + StepKeyPath + " || rm -f " + StepKeyPath + " || touch /run/cloister/x || echo no": "no",
+		"ls /run/cloister": "step-key",
+	} {
+		if got, _ := inside(t, v, spec, command); got != want {
+			t.Errorf("%s: got %q, want %q", command, got, want)
+		}
+	}
+	spec.StepKey = secret.New([]byte("short"))
+	if v, err := Build(t.Context(), spec); err == nil {
+		v.Close()
+		t.Error("a step key of 5 bytes was taken")
 	}
 }
 
