@@ -15,12 +15,9 @@ extern char **environ;
 
 static bool describe(spank_t sp, struct cl_claim *claim)
 {
-	uid_t uid;
-
 	claim->env = environ;
-	if (spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS)
-		return false;
-	claim->uid = uid;
+	/* S_JOB_UID is srun's option --uid, mostly nobody */
+	claim->uid = getuid();
 	return spank_get_item(sp, S_JOB_ID, &claim->job) == ESPANK_SUCCESS &&
 	       spank_get_item(sp, S_JOB_STEPID, &claim->step) == ESPANK_SUCCESS &&
 	       spank_get_item(sp, S_JOB_NNODES, &claim->nodes) == ESPANK_SUCCESS &&
