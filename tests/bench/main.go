@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,40 +33,58 @@ const (
 	volumeRuns  = 5
 )
 
+// parts are what can be measured alone, in the order in which they are.
+var parts = []string{"network", "view", "slurm", "volumes", "node"}
+
 func main() {
+	inside()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	only := flag.String("only", "", "measure only this `part`: volumes (no cluster is started) or node")
+	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (node alone needs a cluster)")
+	rounds := flag.Int("pairs", 1000, "how often srun and sbatch are timed with the plugin and without")
 	flag.Parse()
-	if flag.NArg() > 0 || *only != "" && *only != "volumes" && *only != "node" {
+	if flag.NArg() > 0 || *only != "" && !slices.Contains(parts, *only) || *rounds < 50 {
 		flag.Usage()
 		os.Exit(2)
 	}
 	began := time.Now()
-	if err := run(ctx, *only); err != nil {
+	if err := run(ctx, *only, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
 		os.Exit(1)
 	}
 	fmt.Printf("\n%s in all, load average at the end %s\n", time.Since(began).Round(time.Second), load())
 }
 
-// run measures both parts, the volumes before the guests take processor time.
-func run(ctx context.Context, only string) error {
-	bin, err := deploy.Build(ctx, deploy.Release)
-	if err != nil {
-		return err
-	}
+// run measures the parts, and before the guests take processor time all that
+// needs none.
+func run(ctx context.Context, only string, pairs int) error {
+	wanted := func(part string) bool { return only == "" || only == part }
 	if err := printHost(); err != nil {
 		return err
 	}
-	if only != "node" {
+	natively := native{Pairs: pairs}
+	for _, part := range []string{"network", "view", "slurm"} {
+		if wanted(part) {
+			natively.Parts = append(natively.Parts, part)
+		}
+	}
+	if len(natively.Parts) > 0 {
+		if err := natively.run(ctx); err != nil {
+			return err
+		}
+	}
+	if wanted("volumes") {
+		bin, err := deploy.Build(ctx, deploy.Release)
+		if err != nil {
+			return err
+		}
 		v, err := measureVolumes(ctx, bin)
 		if err != nil {
 			return err
 		}
 		v.print()
 	}
-	if only == "volumes" {
+	if !wanted("node") {
 		return nil
 	}
 	site, err := deploy.Start(ctx, deploy.Release, func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
