@@ -37,8 +37,8 @@ test-cluster: deps ## the tests on the real cluster alone
 	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/
 
 .PHONY: bench
-bench: deps ## hand-off, volume throughput and memory, measured side by side (about 8 minutes)
-	$(GO) run ./tests/bench
+bench: deps ## what Cloister costs, measured side by side (about 15 minutes; ONLY=slurm for a part)
+	$(GO) run ./tests/bench $(if $(ONLY),-only $(ONLY))
 
 .PHONY: attacks
 attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 for one (about 25 minutes)

@@ -50,7 +50,7 @@ func (s *slurm) count(ctx context.Context, command []string) (float64, error) {
 	if _, err := s.user(ctx, args...); err != nil {
 		return 0, err
 	}
-	if _, err := s.step(ctx); err != nil {
+	if _, err := s.spool.step(ctx); err != nil {
 		return 0, err
 	}
 	said, err := os.ReadFile(s.path("out"))

@@ -73,13 +73,13 @@ func (s *slurm) round(ctx context.Context, plugin bool) (t aRound, err error) {
 	if t.srun, err = s.user(ctx, "srun", "true"); err != nil {
 		return t, err
 	}
-	if _, err := s.step(ctx); err != nil {
+	if _, err := s.spool.step(ctx); err != nil {
 		return t, err
 	}
 	if t.sbatch, err = s.user(ctx, "sbatch", "--output=/dev/null", "--wrap", "true"); err != nil {
 		return t, err
 	}
-	t.batch, err = s.step(ctx)
+	t.batch, err = s.spool.step(ctx)
 	return t, err
 }
 

@@ -16,12 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A slurm is Debian's own Slurm on this machine: one controller, one node.
+// A slurm is Debian's own Slurm on this machine: one controller, and
+// several slurmd, so that a step need not wait until the one before has been
+// cleared away on its node (Slurm takes a quarter of a second for that).
 type slurm struct {
 	dir    string // everything of it, in memory
 	plugin string // cloister.so, built for its release
 	spool  *spool
 }
+
+// slurmds is how many slurmd there are; with 12 none was waited for.
+const slurmds = 16
 
 // slurmHeaders is where Debian's libslurm-dev, of the installed release, puts slurm/spank.h.
 const slurmHeaders = "/usr/include"
@@ -40,11 +45,11 @@ SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=%[3]s/munge.sock
 StateSaveLocation=%[3]s/state
-SlurmdSpoolDir=%[3]s/spool
+SlurmdSpoolDir=%[3]s/spool/%%n
 SlurmctldPidFile=%[3]s/slurmctld.pid
-SlurmdPidFile=%[3]s/slurmd.pid
+SlurmdPidFile=%[3]s/slurmd-%%n.pid
 SlurmctldLogFile=%[3]s/slurmctld.log
-SlurmdLogFile=%[3]s/slurmd.log
+SlurmdLogFile=%[3]s/slurmd-%%n.log
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -54,8 +59,8 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0
-NodeName=%[1]s CPUs=%[4]d State=UNKNOWN
-PartitionName=all Nodes=%[1]s Default=YES MaxTime=INFINITE State=UP
+NodeName=n[1-%[5]d] NodeHostname=%[1]s NodeAddr=%[2]s Port=[7001-%[6]d] CPUs=%[4]d State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 `
 
 func (s *slurm) path(name string) string { return filepath.Join(s.dir, name) }
@@ -73,23 +78,33 @@ func startSlurm(ctx context.Context, n native) (*slurm, error) {
 			return nil, err
 		}
 	}
-	if err := os.WriteFile(s.path("conf/slurm.conf"), fmt.Appendf(nil, slurmConf, hostName, hostAddress, s.dir, runtime.NumCPU()), 0o644); err != nil {
+	if err := os.WriteFile(s.path("conf/slurm.conf"), fmt.Appendf(nil, slurmConf, hostName, hostAddress, s.dir, runtime.NumCPU(), slurmds, 7000+slurmds), 0o644); err != nil {
 		return nil, err
 	}
 	// Any key does for a cluster that lasts a few minutes in a namespace.
 	if err := os.WriteFile(s.path("munge.key"), bytes.Repeat([]byte("bench key"), 16), 0o400); err != nil {
 		return nil, err
 	}
+	var dirs []string
+	for i := range slurmds {
+		dirs = append(dirs, s.path(fmt.Sprintf("spool/n%d", i+1)))
+		if err := os.Mkdir(dirs[i], 0o755); err != nil {
+			return nil, err
+		}
+	}
 	var err error
-	if s.spool, err = watchSpool(s.path("spool")); err != nil {
+	if s.spool, err = watchSpool(dirs); err != nil {
 		return nil, err
 	}
-	for _, args := range [][]string{
+	daemons := [][]string{
 		{"munged", "--force", "--key-file=" + s.path("munge.key"), "--socket=" + s.path("munge.sock"), "--pid-file=" + s.path("munge.pid"),
 			"--log-file=" + s.path("munged.log"), "--seed-file=" + s.path("munge.seed")},
 		{"slurmctld"},
-		{"slurmd"},
-	} {
+	}
+	for i := range slurmds {
+		daemons = append(daemons, []string{"slurmd", "-N", fmt.Sprintf("n%d", i+1)})
+	}
+	for _, args := range daemons {
 		if err := s.root(ctx, args...); err != nil {
 			return nil, err
 		}
@@ -150,11 +165,10 @@ func (s *slurm) user(ctx context.Context, args ...string) (float64, error) {
 	return took, nil
 }
 
-// idle waits until the node takes jobs. Slurm starts nothing on a node on which
-// a job is still completing, whatever processors it has left.
+// idle waits until every node takes jobs.
 func (s *slurm) idle(ctx context.Context) error {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
-		state, err := s.nodeState(ctx)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		state, err := s.nodeStates(ctx)
 		if err == nil && state == "idle" {
 			return nil
 		}
@@ -162,12 +176,12 @@ func (s *slurm) idle(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("waiting for Slurm's node: %w", errors.Join(fmt.Errorf("the node is %q, not idle", state), err, s.lastLines()))
+			return fmt.Errorf("waiting for Slurm's nodes: %w", errors.Join(fmt.Errorf("the nodes are %q, not idle", state), err, s.lastLines()))
 		}
 	}
 }
 
-func (s *slurm) nodeState(ctx context.Context) (string, error) {
+func (s *slurm) nodeStates(ctx context.Context) (string, error) {
 	if err := s.root(ctx, "sinfo", "-h", "-o", "%t"); err != nil {
 		return "", err
 	}
@@ -177,24 +191,14 @@ func (s *slurm) nodeState(ctx context.Context) (string, error) {
 
 // lastLines is what the daemons said, for an error.
 func (s *slurm) lastLines() error {
-	out, err := exec.Command("tail", "-n", "5", s.path("slurmctld.log"), s.path("slurmd.log")).CombinedOutput()
+	out, err := exec.Command("tail", "-n", "5", s.path("slurmctld.log"), s.path("slurmd-n1.log")).CombinedOutput()
 	return errors.Join(err, errors.New(string(out)))
-}
-
-// step waits for the next step's end, and until the node can take another job.
-// It returns the seconds for which the step's slurmstepd was seen.
-func (s *slurm) step(ctx context.Context) (float64, error) {
-	took, err := s.spool.step(ctx)
-	if err != nil {
-		return 0, errors.Join(err, s.lastLines())
-	}
-	return took, s.idle(ctx)
 }
 
 // load puts the plugin into plugstack.conf, as docs/admin.md says for a login
 // node and an ordinary node, or takes the file away. The client commands and
 // every slurmstepd read it when they start, so both sides have the same
-// daemons, node and files.
+// daemons, nodes and files.
 func (s *slurm) load(plugin bool) error {
 	conf := s.path("conf/plugstack.conf")
 	if !plugin {

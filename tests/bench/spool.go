@@ -12,11 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A spool is slurmd's spool directory, which shows when a step's slurmstepd
-// lives: it makes job00012 for a batch step and a socket bench_12.0 for every
-// step, and takes both away at its end.
+// A spool is all slurmd's spool directories, which show when a step's slurmstepd
+// lives: there are job00012 for a batch step and a socket n1_12.0 for every
+// step, and both go away at its end.
 type spool struct {
-	dir    string
 	events chan event
 }
 
@@ -26,17 +25,19 @@ type event struct {
 	at   time.Time
 }
 
-func watchSpool(dir string) (*spool, error) {
+func watchSpool(dirs []string) (*spool, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("watching %s: %w", dir, err)
+		return nil, fmt.Errorf("watching slurmd's spool directories: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_DELETE); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("watching %s: %w", dir, err)
+	for _, dir := range dirs {
+		if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_DELETE); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("watching %s: %w", dir, err)
+		}
 	}
-	s := &spool{dir, make(chan event, 1024)}
+	s := &spool{make(chan event, 1024)}
 	go func() {
 		defer f.Close()
 		defer close(s.events)
@@ -61,8 +62,9 @@ func watchSpool(dir string) (*spool, error) {
 	return s, nil
 }
 
+// A step's name goes with its node's: n1_12.0.
 func isStep(name string) bool {
-	return strings.HasPrefix(name, hostName+"_") || strings.HasPrefix(name, "job")
+	return strings.HasPrefix(name, "job") || strings.HasPrefix(name, "n") && strings.Contains(name, "_")
 }
 
 // stepWait is how long a step may take to begin and to end.

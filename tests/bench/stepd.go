@@ -62,7 +62,7 @@ func (s *slurm) stepd(ctx context.Context) (d stepd, err error) {
 	if err != nil {
 		return d, err
 	}
-	_, err = s.step(ctx)
+	_, err = s.spool.step(ctx)
 	return d, err
 }
 
