@@ -42,13 +42,14 @@ func main() {
 	defer stop()
 	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (node alone needs a cluster)")
 	rounds := flag.Int("pairs", 600, "how often srun and sbatch are timed with the plugin and without")
+	calm := flag.Duration("calm", time.Minute, "how long to wait for other work to end before that")
 	flag.Parse()
 	if flag.NArg() > 0 || *only != "" && !slices.Contains(parts, *only) || *rounds < 50 {
 		flag.Usage()
 		os.Exit(2)
 	}
 	began := time.Now()
-	if err := run(ctx, *only, *rounds); err != nil {
+	if err := run(ctx, *only, *rounds, *calm); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
 		os.Exit(1)
 	}
@@ -57,12 +58,12 @@ func main() {
 
 // run measures the parts, and before the guests take processor time all that
 // needs none.
-func run(ctx context.Context, only string, pairs int) error {
+func run(ctx context.Context, only string, pairs int, calm time.Duration) error {
 	wanted := func(part string) bool { return only == "" || only == part }
 	if err := printHost(); err != nil {
 		return err
 	}
-	natively := native{Pairs: pairs}
+	natively := native{Pairs: pairs, Calm: calm}
 	for _, part := range []string{"network", "view", "slurm"} {
 		if wanted(part) {
 			natively.Parts = append(natively.Parts, part)

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,7 @@ type native struct {
 	Dir   string // an empty file system in memory, readable by everybody
 	Top   string // the repository
 	Pairs int
+	Calm  time.Duration
 }
 
 // run starts this program anew in the namespaces.

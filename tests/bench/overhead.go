@@ -35,7 +35,7 @@ func (n native) measureSlurm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	calm := quiet(ctx)
+	calm := quiet(ctx, n.Calm)
 	before := load()
 	began := time.Now()
 	var times [sides][]aRound
@@ -83,14 +83,14 @@ func (s *slurm) round(ctx context.Context, plugin bool) (t aRound, err error) {
 	return t, err
 }
 
-// quiet waits, for a minute at most, until other work leaves the machine a
+// quiet waits, for so long at most, until other work leaves the machine a
 // core. That cannot favour a side: they take turns.
-func quiet(ctx context.Context) (waited time.Duration) {
-	const most, calm = 3 * time.Minute, 1.0
+func quiet(ctx context.Context, most time.Duration) (waited time.Duration) {
+	const calm = 1.0
 	for began := time.Now(); ; time.Sleep(2 * time.Second) {
 		waited = time.Since(began)
 		var now float64
-		if _, err := fmt.Sscan(load(), &now); err != nil || now < calm || waited > most || ctx.Err() != nil {
+		if _, err := fmt.Sscan(load(), &now); err != nil || now < calm || waited >= most || ctx.Err() != nil {
 			return waited
 		}
 	}
