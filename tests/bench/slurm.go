@@ -36,8 +36,7 @@ const slurmHeaders = "/usr/include"
 const clientTimeout = 30 * time.Second
 
 // slurmConf follows Slurm's defaults but for what cannot be had here (cgroups,
-// accounting) and for batch_sched_delay: a batch job starts at once instead of
-// up to 3 s later, for both sides.
+// accounting). Partition later takes jobs and starts none.
 const slurmConf = `ClusterName=bench
 SlurmctldHost=%[1]s(%[2]s)
 SlurmUser=root
@@ -58,9 +57,9 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0
 NodeName=n[1-%[5]d] NodeHostname=%[1]s NodeAddr=%[2]s Port=[7001-%[6]d] CPUs=%[4]d State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=later Nodes=ALL MaxTime=INFINITE State=DOWN
 `
 
 func (s *slurm) path(name string) string { return filepath.Join(s.dir, name) }
