@@ -26,7 +26,7 @@ var viewScript string
 
 // viewRuns is how often each view is built, and every which of them by hand too.
 const (
-	viewRuns  = 401
+	viewRuns  = 201
 	viewEvery = 20
 )
 
