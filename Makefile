@@ -37,7 +37,7 @@ test-cluster: deps ## the tests on the real cluster alone
 	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/
 
 .PHONY: bench
-bench: deps ## what Cloister costs, measured side by side (about 15 minutes; ONLY=slurm for a part)
+bench: deps ## what Cloister costs, measured side by side (ONLY=slurm for a part)
 	$(GO) run ./tests/bench $(if $(ONLY),-only $(ONLY))
 
 .PHONY: attacks

@@ -11,7 +11,7 @@ import (
 )
 
 // instructionRuns is odd, so that the median was counted.
-const instructionRuns = 5
+const instructionRuns = 3
 
 // counted are a command's instructions in user space, by side: with the plugin
 // and without.

@@ -13,7 +13,7 @@ import (
 )
 
 // stepdRuns is odd, so that medians were measured.
-const stepdRuns = 15
+const stepdRuns = 7
 
 // A stepd is the slurmstepd of a running step. Sizes are KiB, as in proc(5).
 type stepd struct {
