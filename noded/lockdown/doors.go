@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"cloister/mutant"
 	"cloister/policy"
@@ -145,7 +149,29 @@ func (d Doors) close(ctx context.Context, mask []string) error {
 // Open takes away the masks that Close made and starts what ran before. It is
 // safe to run twice, and after a Close that came to do nothing or half. It
 // tries every unit before it returns an error.
+//
+// A bus that starts anew is waited for: its end may be why the doors are to be
+// opened.
 func (d Doors) Open(ctx context.Context, s DoorState) error {
+	for began := time.Now(); ; {
+		err := d.open(ctx, s)
+		if !isWithoutBus(err) || time.Since(began) > busPatience || pause(ctx) != nil {
+			return err
+		}
+	}
+}
+
+// busPatience is how long a bus may take to start anew and systemd to join it.
+var busPatience = 10 * time.Second
+
+// isWithoutBus: the bus is away, or says itself that systemd is not on it.
+func isWithoutBus(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && strings.HasPrefix(e.Name, "org.freedesktop.DBus.Error.") ||
+		errors.Is(err, dbus.ErrClosed) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, io.EOF)
+}
+
+func (d Doors) open(ctx context.Context, s DoorState) error {
 	c, err := systemd.NewSystemConnectionContext(ctx)
 	if err != nil {
 		return fmt.Errorf("opening the doors: reaching systemd: %w", err)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godbus/dbus/v5"
+
 	"cloister/policy"
 )
 
@@ -248,7 +250,28 @@ func TestRootsConsoleIsSparedOnlyWhereThePolicyLeavesOne(t *testing.T) {
 	}
 }
 
+func TestOpenWaitsForSystemdToJoinABusThatStartedAnew(t *testing.T) {
+	f, d := debian(t)
+	s := survey(t, d)
+	if err := d.Close(soon(t), s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.conn.ReleaseName(systemdName); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { f.conn.RequestName(systemdName, dbus.NameFlagDoNotQueue) })
+	if err := d.Open(soon(t), s); err != nil {
+		t.Fatal(err)
+	}
+	if st := f.state(); !strings.Contains(st, "ssh.service=active") {
+		t.Errorf("after Open: %s", st)
+	}
+}
+
 func TestDoorsWithoutABusAreAnError(t *testing.T) {
+	old := busPatience
+	busPatience = 100 * time.Millisecond
+	t.Cleanup(func() { busPatience = old })
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+t.TempDir()+"/none")
 	d := Doors{Units: policy.DefaultDoors()}
 	if _, err := d.Survey(soon(t)); err == nil {
