@@ -3,7 +3,6 @@
  */
 #include "handoff.h"
 #include "noexec.h"
-#include "parent.h"
 #include "say.h"
 #include "step.h"
 
@@ -23,18 +22,6 @@ static void leave_view(void)
 	}
 }
 
-/* A slurmstepd that stayed would keep the volumes in use after the session:
- * noded kills it then, so this is only told. */
-static void go_outside(void)
-{
-	if (cl_step.outside < 0)
-		return;
-	if (cl_leave_view(cl_step.outside) < 0)
-		slurm_error("cloister: slurmstepd stays in the view: %s",
-			    strerror(errno));
-	cl_step.outside = -1;
-}
-
 void cl_tasks_forked(void)
 {
 	/* the second wall, for an admitted step, as soon as it can stand; the
@@ -47,7 +34,6 @@ void cl_tasks_forked(void)
 	/* every task has its own copies by now; a view that nobody holds can
 	 * be taken down */
 	leave_view();
-	go_outside();
 	if (cl_forbid_exec() < 0)
 		slurm_error("cloister: no system call filter: %s",
 			    strerror(errno));

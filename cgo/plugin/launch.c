@@ -234,7 +234,7 @@ static void shut_doors(void)
 		turn_away("slurmstepd could not be kept from running programs");
 	}
 	if (cl_step.joined && cl_step.state == CL_ADMITTED &&
-	    cl_sit_in_view(cl_step.answer->mount_ns, &cl_step.outside) < 0) {
+	    cl_sit_in_view(cl_step.answer->mount_ns) < 0) {
 		slurm_error("cloister: not in the view: %s", strerror(errno));
 		turn_away("slurmstepd could not be moved to where it opens "
 			  "the step's files");

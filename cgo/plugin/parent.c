@@ -11,13 +11,10 @@
 
 #define CGROUPS "/sys/fs/cgroup"
 
-int cl_sit_in_view(int mount_ns, int *outside)
+int cl_sit_in_view(int mount_ns)
 {
 	int groups, rc = -1, saved;
 
-	*outside = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	if (*outside < 0)
-		return -1;
 	groups = open_tree(AT_FDCWD, CGROUPS,
 			   OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
 	if (groups < 0)
@@ -28,15 +25,6 @@ int cl_sit_in_view(int mount_ns, int *outside)
 		rc = 0;
 	saved = errno;
 	close(groups);
-	errno = saved;
-	return rc;
-}
-
-int cl_leave_view(int outside)
-{
-	int rc = setns(outside, CLONE_NEWNS), saved = errno;
-
-	close(outside);
 	errno = saved;
 	return rc;
 }

@@ -9,7 +9,7 @@
 #include "handoff.h"
 #include "step.h"
 
-struct cl_step cl_step = { .lifeline = -1, .outside = -1 };
+struct cl_step cl_step = { .lifeline = -1 };
 
 #pragma GCC visibility push(default)
 

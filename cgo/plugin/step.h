@@ -28,7 +28,6 @@ struct cl_step {
 	enum cl_state state;
 	bool batch;
 	bool joined;          /* admitted as a proven step of a session */
-	int outside;          /* the namespace to go back to, -1 if none */
 	pid_t parent;         /* the slurmstepd that asked */
 	int lifeline;         /* -1 when there is none */
 	int status;           /* wait status of task 0 */

@@ -52,8 +52,6 @@ int cl_task_privileged(spank_t sp)
 	tell(sp, cl_step.answer);
 	if (cl_step.state == CL_REFUSED)
 		return -1;
-	if (cl_step.outside >= 0)
-		close(cl_step.outside);
 	if (cl_step.joined && !cl_step.any_directory && !in_proven_directory()) {
 		cl_say("refused in phase view: the step's working directory is "
 		       "not srun's",
