@@ -61,7 +61,8 @@ func (j Job) dir() string {
 // Path is the job's control group relative to Root.
 func (j Job) Path() string { return strings.TrimPrefix(j.dir(), Root) }
 
-// Others lists the other Slurm jobs that have a control group on the node.
+// Others lists the other Slurm jobs that have processes on the node. Slurm
+// leaves the empty control groups of a slurmstepd that was killed.
 func (j Job) Others() ([]uint32, error) {
 	entries, err := os.ReadDir(filepath.Join(Root, j.Scope))
 	if err != nil {
@@ -77,7 +78,11 @@ func (j Job) Others() ([]uint32, error) {
 		if err != nil {
 			return nil, fmt.Errorf("unexpected control group %s", e.Name())
 		}
-		if uint32(id) != j.ID {
+		populated, err := isPopulated(filepath.Join(Root, j.Scope, e.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if uint32(id) != j.ID && populated {
 			others = append(others, uint32(id))
 		}
 	}
@@ -122,7 +127,7 @@ func (j Job) Kill(ctx context.Context) error {
 
 // stepGrace is what the slurmstepd of a step has, after its tasks were killed,
 // to say so to Slurm and end.
-const stepGrace = 3 * time.Second
+const stepGrace = 5 * time.Second
 
 // EndSteps waits until the slurmstepds of the job's steps are gone, the batch
 // script's not counted, and kills those that take too long: one may hold the

@@ -17,18 +17,20 @@ func fake(t *testing.T, populated string) Job {
 	t.Cleanup(func() { Root = old })
 	j := Job{Scope: "/system.slice/slurmstepd.scope", ID: 7}
 	user := filepath.Join(j.dir(), "step_batch", "user")
-	for _, d := range []string{user, filepath.Join(Root, j.Scope, "job_12"), filepath.Join(Root, j.Scope, "system")} {
+	for _, d := range []string{user, filepath.Join(Root, j.Scope, "job_12"), filepath.Join(Root, j.Scope, "job_13"), filepath.Join(Root, j.Scope, "system")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(user, "cgroup.events"), []byte("populated "+populated+"\nfrozen 0\n"), 0o644); err != nil {
-		t.Fatal(err)
+	for dir, populated := range map[string]string{user: populated, filepath.Join(Root, j.Scope, "job_12"): "1", filepath.Join(Root, j.Scope, "job_13"): "0"} {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.events"), []byte("populated "+populated+"\nfrozen 0\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return j
 }
 
-func TestOthersNamesEveryJobButTheOwn(t *testing.T) {
+func TestOthersNamesEveryJobButTheOwnAndThoseThatAreGone(t *testing.T) {
 	got, err := fake(t, "0").Others()
 	if err != nil || !slices.Equal(got, []uint32{12}) {
 		t.Fatalf("got %v, %v", got, err)
