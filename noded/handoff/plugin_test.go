@@ -145,6 +145,30 @@ func TestAnOrdinaryStepPassesWithoutADescriptor(t *testing.T) {
 	}
 }
 
+func TestAProvenStepJoinsWithItsClaimAndItsDirectory(t *testing.T) {
+	a, text := admission(t), make(chan string, 1)
+	proof := strings.Repeat("5a", 32)
+	socket, _ := serve(t, func(_ context.Context, c *Conn) {
+		b, _ := io.ReadAll(c.Request.Claim)
+		text <- c.Request.Proof + string(b)
+		if c.Join("relative", a.MountNS, a.IPCNS) == nil || c.Join("/a\nb", a.MountNS, a.IPCNS) == nil {
+			t.Error("a directory that the plugin would not take was sent")
+		}
+		if err := c.Join("/data", a.MountNS, a.IPCNS); err != nil {
+			t.Error(err)
+		}
+	})
+	step := append([]string{"--script", script(t)}, batch...)
+	step[4] = "step=0"
+	said := startClient(t, socket, append(step, "proof="+proof)...).answer()
+	if want := "verdict join\ncwd /data\n" + fmtInode("mnt", inode(t, a.MountNS)) + fmtInode("ipc", inode(t, a.IPCNS)); said != want {
+		t.Errorf("the plugin got\n%s", said)
+	}
+	if got := <-text; got != proof+"#!/bin/sh\n" {
+		t.Errorf("noded got %q", got)
+	}
+}
+
 func TestThePluginRefusesNamespacesThatAreNone(t *testing.T) {
 	a := admission(t)
 	a.IPCNS = open(t, "/etc/passwd")

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 static const char *const verdicts[] = {
-	[CL_REFUSE] = "refuse", [CL_PASS] = "pass", [CL_ADMIT] = "admit",
+	[CL_REFUSE] = "refuse", [CL_PASS] = "pass", [CL_ADMIT] = "admit", [CL_JOIN] = "join",
 	[CL_RELEASED] = "released", [CL_FENCED] = "fenced",
 };
 
@@ -42,6 +42,9 @@ static void print(const struct cl_answer *a)
 		printf("home %s\ncwd %s\nstdout %s\nstderr %s\nmnt %lu\nipc %lu\n",
 		       r->home, r->cwd, r->out, r->err, inode(a->mount_ns),
 		       inode(a->ipc_ns));
+	if (r->verdict == CL_JOIN)
+		printf("cwd %s\nmnt %lu\nipc %lu\n", r->cwd,
+		       inode(a->mount_ns), inode(a->ipc_ns));
 	printf("done\n");
 	fflush(stdout);
 }
