@@ -208,6 +208,7 @@ static void ask(int sock, int peer, uint8_t behaviour)
 
 	cl_begin(&w, buf, behaviour & FULL_WRITER ? 3 : sizeof(buf));
 	cl_put(&w, "ask", behaviour & ASK_END ? "end" : "launch");
+	cl_put_number(&w, "status", behaviour);
 	if (behaviour & SCARCE)
 		limit_descriptors((rlim_t)peer + 2);
 	rc = cl_ask(sock, &w, behaviour & WITH_FILE ? script : -1, what, &now,
