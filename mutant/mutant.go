@@ -21,7 +21,8 @@ const (
 	PinnedHeader     Defence = "pinned-header"
 	NoexecParent     Defence = "noexec-parent"
 	CleanEnvironment Defence = "clean-environment"
+	SocketRootOnly   Defence = "socket-root-only"
 )
 
 // All lists every defence, in the order of their making.
-var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment}
+var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment, SocketRootOnly}
