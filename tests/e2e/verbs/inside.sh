@@ -9,8 +9,8 @@ also srun-output srun -n2 --overcommit -J named --output="pattern-%x-%j-%t-%N-%u
 also srun-input srun --input=./input.txt cat
 also srun-stdin sh -c 'seq 3 | srun cat'
 also srun-pty script -qec "srun --pty sh -c 'test -t 0 && test -t 1 && tty | tr -d 0-9; stty size; echo \$TERM'" /dev/null
-also srun-export-none srun --export=NONE sh -c 'env | sort'
-also srun-export-some srun --export=ONE=1,HOME sh -c 'echo $ONE; env | sort'
+also srun-export-none srun --export=NONE /bin/sh -c '/usr/bin/env | /usr/bin/sort'
+also srun-export-some srun --export=ONE=1,PATH sh -c 'echo $ONE; env | sort'
 also srun-chdir srun --chdir=/tmp pwd
 also srun-hooks srun --task-prolog="$PWD/prolog.sh" --task-epilog="$PWD/epilog.sh" sh -c 'echo prolog gave $FROM_PROLOG, unset ${HOSTTYPE-nothing}'
 also srun-exit-7 srun sh -c 'exit 7'
