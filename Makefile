@@ -46,10 +46,12 @@ attacks: deps ## every attack, refused and, without its defence, successful; ATT
 
 FUZZTIME ?= 20s
 .PHONY: fuzz
-fuzz: ## every fuzz test in turn, FUZZTIME each (default 20s)
+fuzz: deps ## every fuzz test in turn, Go's and the plugin's in C, FUZZTIME each (default 20s)
 	@for p in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+	@t=$(FUZZTIME); t=$${t//h/*3600+}; t=$${t//m/*60+}; t=$${t//s/+}; \
+	  $(MAKE) -s -C cgo/plugin plugin-fuzz SECONDS=$$(($${t}0)) OUT=$(abspath $(BIN))/plugin
 
 # staticcheck is run from the module proxy at a fixed version; it is not a
 # dependency of the module.

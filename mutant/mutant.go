@@ -22,7 +22,19 @@ const (
 	NoexecParent     Defence = "noexec-parent"
 	CleanEnvironment Defence = "clean-environment"
 	StepProof        Defence = "step-proof"
+	SocketRootOnly   Defence = "socket-root-only"
 )
 
 // All lists every defence, in the order of their making.
-var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment, StepProof}
+var All = []Defence{
+	SignatureCheck,
+	SignerBinding,
+	SingleUse,
+	StopSSH,
+	DefaultDrop,
+	PinnedHeader,
+	NoexecParent,
+	CleanEnvironment,
+	StepProof,
+	SocketRootOnly,
+}
