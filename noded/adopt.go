@@ -173,6 +173,7 @@ func (d *Daemon) goOn(ctx context.Context, c *handoff.Conn, l *live, log *zap.Lo
 	}
 	o.log(log)
 	d.finish(c, l, d.steps(l, nil), log)
+	overwriteFreed()
 	d.release(l)
 	d.status()
 }

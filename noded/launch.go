@@ -41,6 +41,7 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 	}
 	d.status()
 	d.run(ctx, c, l, log)
+	overwriteFreed()
 	d.release(l)
 	d.status()
 }
