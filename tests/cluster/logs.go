@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -46,13 +47,14 @@ func (c *Cluster) KeepLogs(ctx context.Context, dir string) error {
 	})
 }
 
-// Capture records all traffic on the cluster's bridge to a pcap file until stop is called.
+// Capture records all traffic on the cluster's bridge to a pcap file until stop is called. A packet that was
+// missed is stop's error.
 func (c *Cluster) Capture(ctx context.Context, path string) (stop func() error, err error) {
 	if err := needPrograms("tcpdump"); err != nil {
 		return nil, err
 	}
 	// -U and immediate mode: packets reach the file at once, not when a buffer is full or a second old. -Z root: tcpdump's own user could not write there.
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", c.boot.ns, "tcpdump", "-i", "br0", "-s", "0", "-U", "--immediate-mode", "-Z", "root", "-w", path)
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", c.boot.ns, "tcpdump", "-i", "br0", "-s", "0", "-B", "65536", "-U", "--immediate-mode", "-Z", "root", "-w", path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	said := filepath.Join(c.dir, "tcpdump."+randomID()[:6])
 	f, err := os.Create(said)
@@ -72,7 +74,11 @@ func (c *Cluster) Capture(ctx context.Context, path string) (stop func() error, 
 				if err := cmd.Wait(); err != nil {
 					return fmt.Errorf("capture: tcpdump: %w", err)
 				}
-				return nil
+				b, err := os.ReadFile(said)
+				if err == nil && !strings.Contains(string(b), "\n0 packets dropped by kernel") {
+					err = fmt.Errorf("capture: %s", tail(string(b), 3))
+				}
+				return err
 			}, nil
 		}
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
