@@ -51,6 +51,9 @@ func (f findings) report(out io.Writer) error {
 	}
 	fmt.Fprintln(out)
 	var errs []error
+	if len(f) == 0 {
+		errs = append(errs, errors.New("no place was searched"))
+	}
 	var details strings.Builder
 	for _, o := range f {
 		missing, want := o.missing()
