@@ -34,7 +34,7 @@ test-unit: deps ## the tests that need no cluster (about 4 minutes)
 
 .PHONY: test-cluster
 test-cluster: deps ## the tests on the real cluster alone
-	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/
+	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/ ./tests/canary/
 
 .PHONY: bench
 bench: deps ## what Cloister costs, measured side by side (ONLY=slurm for a part)
@@ -43,6 +43,10 @@ bench: deps ## what Cloister costs, measured side by side (ONLY=slurm for a part
 .PHONY: attacks
 attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 for one (about 25 minutes)
 	$(GO) run -tags mutants ./tests/attacks/cmd/attacks $(if $(ATTACK),-attack $(ATTACK))
+
+.PHONY: canary
+canary: deps ## search disks, memory, traffic, logs for what secure jobs held (about 4 minutes)
+	$(GO) run ./tests/canary/run
 
 FUZZTIME ?= 20s
 .PHONY: fuzz
