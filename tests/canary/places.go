@@ -106,15 +106,16 @@ func openDisk(node string) func(context.Context, *deploy.Site, string) ([]source
 // openOutput returns a command's output. Tar's status 1 means that a file changed while it was read. It is compressed on its way here, by whatever path it takes.
 func openOutput(node, command string) func(context.Context, *deploy.Site, string) ([]source, error) {
 	return func(ctx context.Context, s *deploy.Site, dir string) ([]source, error) {
+		const packed = "/var/tmp/canary.out.gz" // on disk: /shared is larger than the tmpfs of /run
 		local := filepath.Join(dir, "output.gz")
 		defer os.Remove(local)
-		if _, err := s.Output(ctx, node, "set -e; ("+command+") > /run/canary.out; gzip -1 -f /run/canary.out"); err != nil {
+		if _, err := s.Output(ctx, node, "bash -c 'set -o pipefail; { "+command+"; } | gzip -1 > "+packed+"'"); err != nil {
 			return nil, err
 		}
-		if err := s.Get(ctx, node, "/run/canary.out.gz", local); err != nil {
+		if err := s.Get(ctx, node, packed, local); err != nil {
 			return nil, err
 		}
-		if _, err := s.Output(ctx, node, "rm /run/canary.out.gz"); err != nil {
+		if _, err := s.Output(ctx, node, "rm "+packed); err != nil {
 			return nil, err
 		}
 		f, err := os.Open(local)

@@ -61,13 +61,21 @@ func (c *Cluster) OpenDisk(ctx context.Context, name string) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	d, err := openOverlay(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("the disk of %s: %w", name, err)
+	}
+	return d, nil
+}
+
+func openOverlay(ctx context.Context, path string) (*Disk, error) {
 	out, err := exec.CommandContext(ctx, "qemu-img", "map", "-U", "--output=json", path).Output()
 	if err != nil {
-		return nil, fmt.Errorf("map the disk of %s: %w", name, err)
+		return nil, fmt.Errorf("map %s: %w", path, err)
 	}
 	var all []extent
 	if err := json.Unmarshal(out, &all); err != nil {
-		return nil, fmt.Errorf("map the disk of %s: %w", name, err)
+		return nil, fmt.Errorf("map %s: %w", path, err)
 	}
 	d := &Disk{}
 	for _, e := range all {
@@ -75,14 +83,14 @@ func (c *Cluster) OpenDisk(ctx context.Context, name string) (*Disk, error) {
 			continue
 		}
 		if e.Offset == nil {
-			return nil, fmt.Errorf("map the disk of %s: a compressed cluster at %d", name, e.Start)
+			return nil, fmt.Errorf("map %s: a compressed cluster at %d", path, e.Start)
 		}
 		e.at = d.size
 		d.extents = append(d.extents, e)
 		d.size += e.Length
 	}
 	if d.f, err = os.Open(path); err != nil {
-		return nil, fmt.Errorf("open the disk of %s: %w", name, err)
+		return nil, err
 	}
 	return d, nil
 }
