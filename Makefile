@@ -45,7 +45,7 @@ attacks: deps ## every attack, refused and, without its defence, successful; ATT
 	$(GO) run -tags mutants ./tests/attacks/cmd/attacks $(if $(ATTACK),-attack $(ATTACK))
 
 .PHONY: canary
-canary: deps ## search disks, memory, traffic, logs for what secure jobs held (about 4 minutes)
+canary: deps ## search disks, memory, traffic, logs for what secure jobs held (a few minutes)
 	$(GO) run ./tests/canary/run
 
 FUZZTIME ?= 20s
