@@ -42,7 +42,11 @@ func (h host) savedState(ctx context.Context) ([]*entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask QEMU's version: %w", err)
 	}
-	key := hash(stateVersion, id, string(qemu), h.accel, fmt.Sprint(specs), strings.Join((&node{}).args(boot{accel: h.accel}), " "))
+	told := []string{stateVersion, id, string(qemu), h.accel, fmt.Sprint(specs)}
+	for i, s := range specs {
+		told = append(told, (&node{spec: s, number: i}).args(boot{accel: h.accel})...)
+	}
+	key := hash(told...)
 	base, err := cached(ctx, "base", key, h.makeBase)
 	if err != nil {
 		return nil, err
