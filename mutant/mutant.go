@@ -23,6 +23,7 @@ const (
 	CleanEnvironment Defence = "clean-environment"
 	StepProof        Defence = "step-proof"
 	SocketRootOnly   Defence = "socket-root-only"
+	NoClients        Defence = "no-clients-in-session"
 )
 
 // All lists every defence, in the order of their making.
@@ -37,4 +38,5 @@ var All = []Defence{
 	CleanEnvironment,
 	StepProof,
 	SocketRootOnly,
+	NoClients,
 }

@@ -67,7 +67,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 			c, err := handoff.Adopt(life)
 			if err == nil {
 				log.Info("going on with a session after a restart")
-				if err := d.lockNetwork(ctx); err != nil { // whatever happened meanwhile
+				if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil { // whatever happened meanwhile
 					return err
 				}
 				l := newLive(r.Job)

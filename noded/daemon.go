@@ -109,7 +109,7 @@ func (d *Daemon) dedicated() bool { return d.policy.Class == policy.Dedicated }
 // lockForGood locks a dedicated node. What it finds before is of no interest:
 // it is never opened again but by a boot without Cloister.
 func (d *Daemon) lockForGood(ctx context.Context) error {
-	if err := d.lockNetwork(ctx); err != nil {
+	if err := d.lockNetwork(ctx, d.lock); err != nil {
 		return err
 	}
 	doors, err := d.doors.Survey(ctx)
@@ -123,13 +123,15 @@ func (d *Daemon) lockForGood(ctx context.Context) error {
 	return nil
 }
 
-// lockNetwork puts the packet filter in force and has it watched.
-func (d *Daemon) lockNetwork(ctx context.Context) error {
-	if err := d.filter.Apply(ctx, d.lock); err != nil {
+// lockNetwork puts the packet filter in force, in place of another lock, and
+// has it watched.
+func (d *Daemon) lockNetwork(ctx context.Context, lock lockdown.Lock) error {
+	d.unwatch(watchFilter)
+	if err := d.filter.Apply(ctx, lock); err != nil {
 		return err
 	}
 	d.watch(ctx, watchFilter, func(ctx context.Context) error {
-		return d.filter.Watch(ctx, d.lock, d.incidents("the packet filter was changed and is put back"))
+		return d.filter.Watch(ctx, lock, d.incidents("the packet filter was changed and is put back"))
 	})
 	return nil
 }

@@ -118,7 +118,7 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	if err := save(); err != nil {
 		return err
 	}
-	if err := d.lockNetwork(ctx); err != nil {
+	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {
 		return err
 	}
 	if err := d.doors.Close(ctx, doors); err != nil {
@@ -131,7 +131,7 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	if err != nil {
 		return err
 	}
-	if exposed, err := d.filter.Exposed(ctx, d.lock); err != nil {
+	if exposed, err := d.filter.Exposed(ctx, d.lock.InSession()); err != nil {
 		return err
 	} else if len(exposed) > 0 {
 		return refusal(fmt.Sprintf("something listens at %v on this node, a port that its packet filter leaves to srun", exposed), nextAdministrator)
@@ -140,11 +140,11 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	return nil
 }
 
-// openNode puts an on-demand node back as it was. A dedicated one stays
-// locked.
+// openNode puts a node back as it was: a dedicated one stays locked, but
+// answers login nodes again.
 func (d *Daemon) openNode(ctx context.Context, l *live) error {
 	if d.dedicated() {
-		return nil
+		return d.lockNetwork(ctx, d.lock)
 	}
 	var doors lockdown.DoorState
 	if len(l.record.Doors) > 0 {

@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"cloister/mutant"
 	"cloister/policy"
 )
 
@@ -30,7 +31,7 @@ import (
 // Everything that it does not name is dropped, in and out, IPv4 and IPv6.
 type Lock struct {
 	Controllers []netip.Addr     // hosts of slurmctld
-	Clients     []netip.Addr     // login nodes whose srun is served
+	Clients     []netip.Addr     // login nodes whose srun is answered between sessions
 	Peers       []netip.Addr     // other nodes of Slurm: slurmd's fan-out
 	FileServers []netip.Addr     // NFS 4.1 or later
 	KMS         []netip.AddrPort // one port for all
@@ -50,6 +51,16 @@ func FromPolicy(p *policy.Policy) Lock {
 		SlurmctldPort: p.Slurm.SlurmctldPort, SlurmdPort: p.Slurm.SlurmdPort, NFSPort: p.Network.NFSPort,
 		SrunPorts: p.Slurm.SrunPorts,
 	}
+}
+
+// InSession is the lock while a job runs. Nobody may launch anything from a
+// login node then, and nobody there may get at the output of the job's steps:
+// slurmstepd sends a copy to whoever attaches to it (sattach(1)).
+func (l Lock) InSession() Lock {
+	if !mutant.Removed(mutant.NoClients) {
+		l.Clients = nil
+	}
+	return l
 }
 
 // Transport protocols by their IP protocol numbers (IANA).
