@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"cloister/mutant"
 )
 
 // A Node is where the facts are read; the zero value of a field means the
@@ -59,7 +61,7 @@ func (n Node) slurmConf() error {
 	for _, line := range lines {
 		for _, field := range strings.Fields(line) {
 			name, value, _ := strings.Cut(field, "=")
-			if strings.EqualFold(name, "GetEnvTimeout") && value == "0" {
+			if strings.EqualFold(name, "GetEnvTimeout") && value == "0" || mutant.Removed(mutant.GetEnvCheck) {
 				return nil
 			}
 		}
@@ -95,6 +97,9 @@ func (n Node) plugstack() error {
 
 // swap refuses every swap space: what is written there outlives the session.
 func (n Node) swap() error {
+	if mutant.Removed(mutant.SwapCheck) {
+		return nil
+	}
 	lines, err := readLines(or(n.Swaps, "/proc/swaps"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a kernel without swap
@@ -113,6 +118,9 @@ func (n Node) swap() error {
 // corePattern refuses a pipe: the kernel starts the program with the dump on
 // its standard input even where RLIMIT_CORE is 0 (core(5)).
 func (n Node) corePattern() error {
+	if mutant.Removed(mutant.CoreCheck) {
+		return nil
+	}
 	lines, err := readLines(or(n.CorePattern, "/proc/sys/kernel/core_pattern"))
 	if err != nil {
 		return err
