@@ -21,7 +21,35 @@ const (
 	PinnedHeader     Defence = "pinned-header"
 	NoexecParent     Defence = "noexec-parent"
 	CleanEnvironment Defence = "clean-environment"
+
+	OutputInVolume Defence = "output-in-volume"
+	PolicyRoots    Defence = "policy-roots"
+	UserRights     Defence = "user-rights"
+	RegularFiles   Defence = "regular-files"
+	MountPoints    Defence = "mount-points"
+	VolumeAttrs    Defence = "volume-nosuid-nodev"
+	OwnerMap       Defence = "volume-owner-map"
+	NoNewPrivs     Defence = "no-new-privs"
+	Verity         Defence = "verity"
+	ImageDigest    Defence = "image-digest"
+	ImageSignature Defence = "image-signature"
 )
 
 // All lists every defence, in the order of their making.
-var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment}
+var All = []Defence{
+	SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment,
+	OutputInVolume,
+	CoreLimit,
+	CoreCheck,
+	SwapCheck,
+	PolicyRoots,
+	UserRights,
+	RegularFiles,
+	MountPoints,
+	VolumeAttrs,
+	OwnerMap,
+	NoNewPrivs,
+	Verity,
+	ImageDigest,
+	ImageSignature,
+}

@@ -233,6 +233,7 @@ void cl_launch(spank_t sp)
 	cl_step.batch = step == SLURM_BATCH_SCRIPT;
 	cl_step.keep_environment = cl_mutant_removed("clean-environment");
 	cl_step.allow_exec = cl_mutant_removed("noexec-parent");
+	cl_step.keep_output = cl_mutant_removed("output-in-volume");
 	if (cl_step.node == CL_NODE_SECURE)
 		ask(sp, step);
 	else if (cl_step.node == CL_NODE_UNKNOWN)

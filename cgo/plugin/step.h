@@ -32,6 +32,7 @@ struct cl_step {
 	int status;           /* wait status of task 0 */
 	bool keep_environment; /* mutants builds only */
 	bool allow_exec;       /* mutants builds only */
+	bool keep_output;      /* mutants builds only */
 	/* the plugin's own reason to refuse, and what to do about it */
 	char why[CL_WHY_BYTES + 128];
 	const char *next;
