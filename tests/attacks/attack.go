@@ -66,7 +66,7 @@ func got(format string, args ...any) error {
 func defences(d ...mutant.Defence) []mutant.Defence { return d }
 
 // All are in the order of their numbers.
-var All = slices.SortedStableFunc(slices.Values(slices.Concat(onJobs, onNodes, onSlurm)), func(a, b Attack) int { return a.Number - b.Number })
+var All = slices.SortedStableFunc(slices.Values(slices.Concat(onJobs, onNodes, onSlurm, onSlurmd, onOutput, onPaths, onMounts, onHostileVolumes, onTampering)), func(a, b Attack) int { return a.Number - b.Number })
 
 // Run makes the attack, with a session of its own if it needs one.
 func (a Attack) Run(ctx context.Context, s *deploy.Site) error {
