@@ -44,18 +44,19 @@ const there = "/etc/cloister-there"
 // writtenBySlurmd tries each file with sbcast, and each other way with two.
 func writtenBySlurmd(node, partition string) func(context.Context, *deploy.Site) error {
 	return func(ctx context.Context, s *deploy.Site) error {
-		pattern, err := s.Output(ctx, node, "echo kept > "+there+"; mkdir -p /run/udev/rules.d; cat /proc/sys/kernel/core_pattern")
+		before, err := s.Output(ctx, node, "echo kept > "+there+"; mkdir -p /run/udev/rules.d; truncate -s 1M /root/disk; losetup -f --show /root/disk; cat /proc/sys/kernel/core_pattern")
 		if err != nil {
 			return err
 		}
+		disk, pattern, _ := strings.Cut(strings.TrimSpace(before), "\n")
 		script := "cp /bin/true /tmp/evil; evil=/tmp/evil; where='-w " + node + " -p " + partition + " -N1'; export SLURM_JOB_ID\n" +
 			"SLURM_JOB_ID=$(timeout 60 salloc $where -n1 --no-shell 2>&1 | sed -n 's/.*allocation \\([0-9]*\\)$/\\1/p')\n"
-		for _, file := range append(systemFiles, there) {
+		for _, file := range append(systemFiles, there, disk) {
 			script += "set -- " + file + "; timeout 20 " + writings[0].command + "\n"
 		}
 		script += "set -- " + systemFiles[0] + "; timeout 20 " + writings[5].command + "\nscancel $SLURM_JOB_ID; unset SLURM_JOB_ID\n"
 		for _, w := range writings[1:5] {
-			for _, file := range []string{systemFiles[0], there} {
+			for _, file := range []string{systemFiles[0], there, disk} {
 				script += "set -- " + file + "; timeout 30 " + w.command + "\n"
 			}
 		}
@@ -69,8 +70,10 @@ func writtenBySlurmd(node, partition string) func(context.Context, *deploy.Site)
 	[ ! -e $f ] || { echo made $f; rm -f $f; }
 done
 [ "$(cat `+there+`)" = kept ] || echo changed `+there+`
-rm -f `+there+`
-[ "$(cat /proc/sys/kernel/core_pattern)" = '`+strings.TrimSpace(pattern)+`' ] || { echo changed core_pattern; echo '`+strings.TrimSpace(pattern)+`' > /proc/sys/kernel/core_pattern; }`)
+[ -z "$(head -c 64 `+disk+` | tr -d '\0')" ] || echo wrote to the disk `+disk+`
+losetup -d `+disk+`
+rm -f `+there+` /root/disk
+[ "$(cat /proc/sys/kernel/core_pattern)" = '`+pattern+`' ] || { echo changed core_pattern; echo '`+pattern+`' > /proc/sys/kernel/core_pattern; }`)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package attacks
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,13 +15,15 @@ import (
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
 	"cloister/volume/xts"
+
+	"github.com/sylabs/sif/v2/pkg/sif"
 )
 
 // onTampering are attacks by who is root on the file server on what a job
 // reads.
 var onTampering = []Attack{
 	{Number: 20, Who: "A1", Name: "bits of a read-only volume are flipped, its blocks exchanged, an older one put in its place", Defences: defences(mutant.Verity), Try: tamperedVolume},
-	{Number: 21, Who: "A1", Name: "an image is replaced, altered, unsigned or signed by a stranger", Defences: defences(mutant.ImageDigest, mutant.ImageSignature), Try: tamperedImage},
+	{Number: 21, Who: "A1", Name: "an image is replaced, altered, added to, unsigned or signed by a stranger, or replaced while the job runs", Defences: defences(mutant.ImageDigest, mutant.ImageSignature), Try: tamperedImage},
 }
 
 // tamperedVolume gives a job two volumes, one with a bit flipped in the block
@@ -116,7 +119,7 @@ func secretAt(s *deploy.Site, name string) (int64, byte, error) {
 }
 
 // tamperedImage submits one sealed job with three files in its image's place,
-// and two that were sealed for images which the node must not trust.
+// and some that were sealed for images which the node must not trust.
 func tamperedImage(ctx context.Context, s *deploy.Site) error {
 	images, err := analysis.Tiny(ctx)
 	if err != nil {
@@ -129,12 +132,17 @@ func tamperedImage(ctx context.Context, s *deploy.Site) error {
 		if err := s.CopyToLaptop("alice", file, image); err != nil {
 			return err
 		}
+		if kind == "extra" {
+			if err := addObject(filepath.Join(s.LaptopDir("alice"), image)); err != nil {
+				return err
+			}
+		}
 		if err := s.Upload(ctx, "alice", image); err != nil {
 			return err
 		}
-		return s.Seal(ctx, "alice", name+"-"+kind, strings.Replace(job(name+"-"+kind+".luks", ""), "#CLOISTER output", "#CLOISTER image="+image+"\n#CLOISTER output", 1))
+		return s.Seal(ctx, "alice", name+"-"+kind, strings.Replace(job(name+"-"+kind+".luks", "sleep 1000 || true\napptainer -q exec "+image+" /bin/echo from the image\n"), "#CLOISTER output", "#CLOISTER image="+image+"\n#CLOISTER output", 1))
 	}
-	for kind, file := range map[string]string{"signed": images.SIF, "unsigned": images.Unsigned, "stranger": images.Stranger} {
+	for kind, file := range map[string]string{"signed": images.SIF, "unsigned": images.Unsigned, "stranger": images.Stranger, "extra": images.SIF} {
 		if err := sealFor(kind, file); err != nil {
 			return err
 		}
@@ -142,6 +150,7 @@ func tamperedImage(ctx context.Context, s *deploy.Site) error {
 	for _, c := range []struct{ kind, tamper, says string }{
 		{"unsigned", "true", "not signed"},
 		{"stranger", "true", "not allowed here"},
+		{"extra", "true", "no signature covers"},
 		// The last byte but a few of the partition, not of a header.
 		{"signed", "printf X | dd of=IMAGE bs=1 seek=40000 conv=notrunc status=none", "SHA-256 differs"},
 		{"signed", "cp " + name + "-stranger.sif IMAGE", "differs"},
@@ -154,5 +163,50 @@ func tamperedImage(ctx context.Context, s *deploy.Site) error {
 			return fmt.Errorf("image %s after %q: %w", c.kind, c.tamper, err)
 		}
 	}
-	return nil
+	return replacedWhileRunning(ctx, s, name)
+}
+
+// replacedWhileRunning puts the image back until the job runs.
+func replacedWhileRunning(ctx context.Context, s *deploy.Site, name string) error {
+	image := deploy.Home("alice") + "/" + name + "-signed.sif"
+	if err := s.Upload(ctx, "alice", name+"-signed.sif"); err != nil {
+		return err
+	}
+	id, err := s.Submit(ctx, "alice", "--secure "+name+"-signed.sealed")
+	if err != nil {
+		return err
+	}
+	if err := s.Started(ctx, "alice", id, cluster.S2); err != nil {
+		return err
+	}
+	if _, err := s.Output(ctx, cluster.Head, "head -c $(stat -c %s "+image+") /dev/zero > "+image+".new && chmod 755 "+image+".new && cat "+image+".new > "+image+" && mv "+image+".new "+image); err != nil {
+		return err
+	}
+	if _, err := s.Output(ctx, cluster.S2, "pkill -x sleep -u alice"); err != nil {
+		return err
+	}
+	if err := completed(ctx, s, id); err != nil {
+		return got("the job did not get the image that was checked: %v", err)
+	}
+	printed, err := s.Results(ctx, "alice", name+"-signed.luks", "out.txt")
+	if err != nil {
+		return err
+	}
+	if !strings.HasSuffix(printed, "from the image\n") {
+		return got("the job did not get the image that was checked: it printed %q", printed)
+	}
+	return idle(ctx, s, cluster.S2)
+}
+
+// addObject adds one to a SIF file, as everybody who can write it can.
+func addObject(path string) error {
+	image, err := sif.LoadContainerFromPath(path, sif.OptLoadWithFlag(os.O_RDWR))
+	if err != nil {
+		return err
+	}
+	extra, err := sif.NewDescriptorInput(sif.DataGeneric, strings.NewReader("evil"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(image.AddObject(extra), image.UnloadContainer())
 }
