@@ -26,9 +26,9 @@ var onTampering = []Attack{
 	{Number: 21, Who: "A1", Name: "an image is replaced, altered, added to, unsigned or signed by a stranger, or replaced while the job runs", Defences: defences(mutant.ImageDigest, mutant.ImageSignature), Try: tamperedImage},
 }
 
-// tamperedVolume gives a job two volumes, one with a bit flipped in the block
-// of the secret, the other with another block in its place, and a second job
-// an older volume in the place of a newer one.
+// tamperedVolume gives a job two volumes, one made a sparse giant with a bit
+// flipped in the block of the secret, the other with another block in its
+// place, and a second job an older volume in the place of a newer one.
 func tamperedVolume(ctx context.Context, s *deploy.Site) error {
 	name := fresh("tampered")
 	for _, v := range []string{"-flipped.luks", "-exchanged.luks", "-newer.luks"} {
@@ -50,7 +50,7 @@ func tamperedVolume(ctx context.Context, s *deploy.Site) error {
 		return err
 	}
 	if _, err := s.Output(ctx, cluster.Head, fmt.Sprintf("cd %s && printf '\\%03o' | dd of=%s-flipped.luks bs=1 seek=%d conv=notrunc status=none && "+
-		"dd if=%[3]s-exchanged.luks of=%[3]s-exchanged.luks bs=4096 skip=%[5]d seek=%[6]d count=1 conv=notrunc status=none",
+		"dd if=%[3]s-exchanged.luks of=%[3]s-exchanged.luks bs=4096 skip=%[5]d seek=%[6]d count=1 conv=notrunc status=none && truncate -s 8T %[3]s-flipped.luks",
 		deploy.Home("alice"), was^1, name, flip, exchange/blockSize-1, exchange/blockSize)); err != nil {
 		return err
 	}
