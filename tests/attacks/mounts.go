@@ -21,11 +21,15 @@ import (
 
 // onMounts are attacks by a job's owner on the view that her job gets.
 var onMounts = []Attack{
-	{Number: 26, Who: "A4 A6", Name: "a manifest that no client makes puts volumes over the system, into and over each other", Defences: defences(mutant.MountPoints), Try: evilMounts},
+	{Number: 26, Who: "A4 A6", Name: "a manifest that no client makes puts volumes over the system, into and over each other, and leads out of its directory", Defences: defences(mutant.MountPoints), Try: evilMounts},
 }
 
-// The mount point of the job's first volume, where the second is at /results.
-var mounts = []string{"/etc", "/usr/bin", "/", "/results/in", "/results", "/data/../etc", "/proc/self", "/run/munge"}
+// What an owner would have for her job's first volume, in.luks at /data, where
+// the second is at /results.
+var evilVolumes = []struct{ path, mount string }{
+	{Volume, "/etc"}, {Volume, "/usr/bin"}, {Volume, "/"}, {Volume, "/results/in"}, {Volume, "/results"},
+	{Volume, "/data/../etc"}, {Volume, "/proc/self"}, {Volume, "/run/munge"}, {"../bob/own.luks", "/data"},
+}
 
 // evilMounts seals each first as everybody does, which the client refuses,
 // then past it.
@@ -35,15 +39,15 @@ func evilMounts(ctx context.Context, s *deploy.Site) error {
 		return err
 	}
 	var ids []uint32
-	for i, m := range mounts {
+	for i, v := range evilVolumes {
 		evil := fmt.Sprintf("%s-%d", name, i)
 		var refusal *deploy.LaptopError
-		if err := s.Seal(ctx, "alice", evil, strings.ReplaceAll(job(name+".luks", ""), ":/data:", ":"+m+":")); err == nil {
-			return got("the client sealed a job with a volume at %s", m)
-		} else if !errors.As(err, &refusal) || !strings.Contains(refusal.Stderr, "mount point") {
-			return fmt.Errorf("sealing a job with a volume at %s: %w", m, err)
+		if err := s.Seal(ctx, "alice", evil, strings.ReplaceAll(job(name+".luks", ""), Volume+":/data:", v.path+":"+v.mount+":")); err == nil {
+			return got("the client sealed a job with %s at %s", v.path, v.mount)
+		} else if !errors.As(err, &refusal) || !strings.Contains(refusal.Stderr, "mount point") && !strings.Contains(refusal.Stderr, "leads out of") {
+			return fmt.Errorf("sealing a job with %s at %s: %w", v.path, v.mount, err)
 		}
-		if err := forge(s, "alice", name, evil, `"mount":"/data"`, `"mount":"`+m+`"`); err != nil {
+		if err := forge(s, "alice", name, evil, `"path":"`+Volume+`","mount":"/data"`, `"path":"`+v.path+`","mount":"`+v.mount+`"`); err != nil {
 			return err
 		}
 		if err := s.Upload(ctx, "alice", evil+".sealed"); err != nil {
@@ -62,10 +66,10 @@ func evilMounts(ctx context.Context, s *deploy.Site) error {
 		}
 		// Its script may fail without the system's own files.
 		if strings.Contains(end.Output, "running in a secure session") {
-			return got("the job ran with its volume at %s", mounts[i])
+			return got("the job ran with %s at %s", evilVolumes[i].path, evilVolumes[i].mount)
 		}
 		if end.State != "FAILED" || !strings.Contains(end.Output, "refused in phase admit: the manifest of this job is not valid") {
-			return fmt.Errorf("a volume at %s: the job is %s: %q", mounts[i], end.State, end.Output)
+			return fmt.Errorf("%s at %s: the job is %s: %q", evilVolumes[i].path, evilVolumes[i].mount, end.State, end.Output)
 		}
 	}
 	return idle(ctx, s, cluster.S2)
