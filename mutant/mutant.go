@@ -24,6 +24,18 @@ const (
 	StepProof        Defence = "step-proof"
 	SocketRootOnly   Defence = "socket-root-only"
 	NoClients        Defence = "no-clients-in-session"
+
+	OutputInVolume Defence = "output-in-volume"
+	PolicyRoots    Defence = "policy-roots"
+	UserRights     Defence = "user-rights"
+	RegularFiles   Defence = "regular-files"
+	MountPoints    Defence = "mount-points"
+	VolumeAttrs    Defence = "volume-nosuid-nodev"
+	OwnerMap       Defence = "volume-owner-map"
+	NoNewPrivs     Defence = "no-new-privs"
+	Verity         Defence = "verity"
+	ImageDigest    Defence = "image-digest"
+	ImageSignature Defence = "image-signature"
 )
 
 // All lists every defence, in the order of their making.
@@ -39,4 +51,18 @@ var All = []Defence{
 	StepProof,
 	SocketRootOnly,
 	NoClients,
+	OutputInVolume,
+	CoreLimit,
+	CoreCheck,
+	SwapCheck,
+	PolicyRoots,
+	UserRights,
+	RegularFiles,
+	MountPoints,
+	VolumeAttrs,
+	OwnerMap,
+	NoNewPrivs,
+	Verity,
+	ImageDigest,
+	ImageSignature,
 }

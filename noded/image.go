@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"cloister/image"
+	"cloister/mutant"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,10 +57,10 @@ func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 	if err != nil {
 		return fmt.Errorf("reading the image: %w", err)
 	}
-	if sum != m.SHA256 {
+	if sum != m.SHA256 && !mutant.Removed(mutant.ImageDigest) {
 		return refusal(fmt.Sprintf("image %s is not the one that was sealed: its SHA-256 differs", m.Path), nextImage)
 	}
-	if _, err := image.Verify(f, m.Size, keys); err != nil {
+	if _, err := image.Verify(f, m.Size, keys); err != nil && !mutant.Removed(mutant.ImageSignature) {
 		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), "have the image signed (apptainer sign) with a key that this cluster accepts, and seal the script again")
 	}
 	l.imageFile = path

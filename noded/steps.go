@@ -240,6 +240,8 @@ func (d *Daemon) answer(a *admission, v *jobview.View) handoff.Admission {
 	env := map[string]string{
 		"USER": a.user.Name, "LOGNAME": a.user.Name, "SHELL": "/bin/sh",
 		"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "TMPDIR": "/tmp",
+		// What scripts cd to. The plugin takes sbatch's own away: it is free text.
+		"SLURM_SUBMIT_DIR": a.request.Cwd,
 	}
 	for name, value := range a.manifest.Environment {
 		env[name] = value

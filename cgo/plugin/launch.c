@@ -261,6 +261,7 @@ void cl_launch(spank_t sp)
 	cl_step.allow_exec = cl_mutant_removed("noexec-parent");
 	cl_step.any_directory =
 		cl_step.allow_exec || cl_mutant_removed("step-proof");
+	cl_step.keep_output = cl_mutant_removed("output-in-volume");
 	if (cl_step.node == CL_NODE_SECURE)
 		ask(sp, step);
 	else if (cl_step.node == CL_NODE_UNKNOWN)

@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stddef.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,6 +22,18 @@
 #error "the system call filter does not know this machine"
 #endif
 
+/* Puts /dev/null over one block device. One that just went away is no loss. */
+static int cover_disk(const char *path, const struct stat *st, int type,
+		      struct FTW *at)
+{
+	(void)type;
+	(void)at;
+	if (!S_ISBLK(st->st_mode) ||
+	    mount("/dev/null", path, NULL, MS_BIND, NULL) == 0 || errno == ENOENT)
+		return 0;
+	return -1;
+}
+
 int cl_noexec_namespace(void)
 {
 	struct mount_attr noexec = { .attr_set = MOUNT_ATTR_NOEXEC };
@@ -30,6 +44,10 @@ int cl_noexec_namespace(void)
 	/* private, not slave: a mount that came in later would be without
 	 * noexec (an automounter can be made to mount by anyone) */
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return -1;
+	/* slurmstepd opens the files of --output by name, as root for a job of
+	 * root's, also when the step is refused */
+	if (nftw("/dev", cover_disk, 8, FTW_PHYS | FTW_MOUNT) != 0)
 		return -1;
 	/* all mounts or none (mount_setattr(2)) */
 	return mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &noexec,

@@ -13,8 +13,8 @@
 
 /*
  * Moves the calling thread, and so what it forks, into a private mount
- * namespace that is noexec all over. Mounts made outside later do not appear
- * in it. Returns 0 or -1 with errno.
+ * namespace that is noexec all over and in which no disk can be opened. Mounts
+ * made outside later do not appear in it. Returns 0 or -1 with errno.
  */
 int cl_noexec_namespace(void);
 

@@ -34,6 +34,7 @@ struct cl_step {
 	bool keep_environment; /* mutants builds only */
 	bool allow_exec;       /* mutants builds only */
 	bool any_directory;    /* mutants builds only */
+	bool keep_output;      /* mutants builds only */
 	/* the plugin's own reason to refuse, and what to do about it */
 	char why[CL_WHY_BYTES + 128];
 	const char *next;

@@ -142,6 +142,8 @@ int cl_task_user(spank_t sp)
 			      "tell the administrator");
 		return -1;
 	}
+	if (cl_step.keep_output)
+		return 0;
 	if (cl_take_stdio(reply->out, reply->err, reply->cwd, cl_step.batch,
 			  why) < 0) {
 		cl_say_failed("output", why,

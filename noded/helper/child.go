@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"syscall"
 
+	"cloister/mutant"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -99,7 +101,7 @@ func drop(u *User) error {
 		return fmt.Errorf("forbidding core dumps: %w", err)
 	}
 	unix.Umask(0o077)
-	if u == nil {
+	if u == nil || mutant.Removed(mutant.UserRights) {
 		return nil
 	}
 	if u.UID == 0 || u.GID == 0 {

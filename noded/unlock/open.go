@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/cgo/cryptsetup"
+	"cloister/mutant"
 	"cloister/noded/jobview/detached"
 	"cloister/secret"
 	"cloister/volume"
@@ -84,7 +85,7 @@ func (o *opening) open() (*os.File, error) {
 	}
 	defer payload.Close() // the mapping holds the device from then on
 	device := payload.Name()
-	if p.verity != nil {
+	if p.verity != nil && !mutant.Removed(mutant.Verity) {
 		if device, err = o.openVerity(device, p); err != nil {
 			return nil, err
 		}
@@ -183,6 +184,9 @@ func (o *opening) mount(device string) (*os.File, error) {
 	// errors=: a file system must not choose to panic the node.
 	options := []string{"source=" + device, "errors=remount-ro"}
 	attrs := detached.NoSuid | detached.NoDev | detached.NoAtime
+	if mutant.Removed(mutant.VolumeAttrs) {
+		attrs = detached.NoAtime
+	}
 	if o.ReadOnly {
 		options = append(options, "ro")
 		attrs |= detached.ReadOnly
@@ -205,6 +209,9 @@ func (o *opening) mount(device string) (*os.File, error) {
 			m.Close()
 			return nil, fmt.Errorf("removing lost+found: %w", err)
 		}
+	}
+	if mutant.Removed(mutant.OwnerMap) {
+		return m, nil
 	}
 	if err := detached.Owner(m, o.userns); err != nil {
 		m.Close()

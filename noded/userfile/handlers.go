@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"cloister/mutant"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -169,7 +171,7 @@ func regular(f *os.File) (unix.Stat_t, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return st, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG && !mutant.Removed(mutant.RegularFiles) {
 		return st, fmt.Errorf("not a regular file: %w", syscall.EINVAL)
 	}
 	return st, nil
@@ -182,7 +184,7 @@ func beneath(f *os.File, roots []string) error {
 		return err
 	}
 	for _, root := range roots {
-		if strings.HasPrefix(path, root+"/") {
+		if strings.HasPrefix(path, root+"/") || mutant.Removed(mutant.PolicyRoots) {
 			return nil
 		}
 	}

@@ -70,8 +70,14 @@ var All = slices.SortedStableFunc(slices.Values(slices.Concat(
 	onJobs,
 	onNodes,
 	onSlurm,
+	onSlurmd,
 	onSteps,
 	onSocket,
+	onOutput,
+	onPaths,
+	onMounts,
+	onHostileVolumes,
+	onTampering,
 )), func(a, b Attack) int { return a.Number - b.Number })
 
 // Run makes the attack, with a session of its own if it needs one.

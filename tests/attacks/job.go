@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"cloister/mutant"
@@ -23,19 +24,6 @@ var onJobs = []Attack{
 	{Number: 6, Who: "A1 A4", Name: "the same sealed job is submitted again", Defences: defences(mutant.SingleUse), Try: twice},
 	{Number: 9, Who: "A1 A2", Name: "a submitting host plants shell functions in the environment", Defences: defences(mutant.CleanEnvironment), Try: plantedFunction},
 	{Number: 31, Who: "A2 A4", Name: "a refused step brings a task epilog", Defences: defences(mutant.NoexecParent), Try: taskEpilog},
-}
-
-// changedByte alters what sbatch reads, which is signed but not encrypted: no
-// other check would notice.
-func changedByte(ctx context.Context, s *deploy.Site) error {
-	name, err := sealed(ctx, s, "changed", "")
-	if err != nil {
-		return err
-	}
-	if _, err := s.Output(ctx, cluster.Head, "sed -i 's/^#SBATCH --time=10$/#SBATCH --time=11/' "+deploy.Home("alice")+"/"+name+".sealed"); err != nil {
-		return err
-	}
-	return refused(ctx, s, "alice", "--secure "+name+".sealed", "altered after it was signed")
 }
 
 // resigned: root on the file server copies alice's files to bob, who signs
@@ -79,23 +67,74 @@ func resigned(ctx context.Context, s *deploy.Site) error {
 	return refused(ctx, s, "bob", "--secure "+name+".sealed", "was sealed with the key")
 }
 
+// twice submits a sealed job twice at once, and later to a node that has never
+// seen it, which asks the KMS with a token that is gone.
 func twice(ctx context.Context, s *deploy.Site) error {
 	name, err := sealed(ctx, s, "twice", "")
 	if err != nil {
 		return err
 	}
-	id, err := s.Submit(ctx, "alice", "--secure "+name+".sealed")
+	before, err := incidents(ctx, s)
 	if err != nil {
 		return err
 	}
-	if err := completed(ctx, s, id); err != nil {
-		return fmt.Errorf("the first of the two: %w", err)
+	submit := "cd " + deploy.Home("alice") + " && timeout 60 sbatch --secure " + name + ".sealed"
+	out, err := s.OutputAs(ctx, "alice", cluster.Login, submit+" & "+submit+"; wait")
+	if err != nil {
+		return err
 	}
-	// The results volume must not be in the second one's way.
+	first, second, _ := strings.Cut(out, "\n")
+	var ran int
+	var refusal string
+	for _, line := range []string{first, second} {
+		id, err := deploy.JobNumber(line)
+		if err != nil {
+			return err
+		}
+		end, err := s.Wait(ctx, "alice", id, limit)
+		if err != nil {
+			return err
+		}
+		if end.State == "COMPLETED" {
+			ran++
+		} else {
+			refusal = end.Output
+		}
+	}
+	if ran != 1 {
+		return fmt.Errorf("of two submitted at once %d ran: %s", ran, refusal)
+	}
+	// The results volume must not be in the next one's way.
 	if _, err := s.Output(ctx, cluster.Head, "cd "+deploy.Home("alice")+" && mv "+name+".luks first-"+name+".luks"); err != nil {
 		return err
 	}
-	return refused(ctx, s, "alice", "--secure "+name+".sealed", "has already run")
+	// What the node remembers of jobs is what another node lacks.
+	if _, err := s.Output(ctx, cluster.S2, "rm -f /var/lib/cloister/jobs/*"); err != nil {
+		return err
+	}
+	if err := refused(ctx, s, "alice", "--secure "+name+".sealed", "single-use token is gone"); err != nil {
+		return err
+	}
+	if !strings.Contains(refusal, "has already run") {
+		return fmt.Errorf("the second of two at once was refused for another reason: %s", refusal)
+	}
+	after, err := incidents(ctx, s)
+	if err != nil {
+		return err
+	}
+	if after-before != 2 {
+		return fmt.Errorf("%d incidents are recorded, want 2", after-before)
+	}
+	return nil
+}
+
+// incidents counts what cluster.S2 recorded of sealed jobs that came twice.
+func incidents(ctx context.Context, s *deploy.Site) (int, error) {
+	out, err := s.Output(ctx, cluster.S2, "journalctl -q -u cloister-noded -o cat | grep -c -e 'incident: sealed job submitted again' -e 'incident: token gone'; true")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(out))
 }
 
 // plantedFunction works on bash without any file that the job could see.

@@ -13,8 +13,6 @@ import (
 var onSlurm = []Attack{
 	{Number: 2, Who: "A1 A2", Name: "who controls Slurm launches a step on a dedicated node without an allocation", Control: noAllocation(cluster.N1), Try: noAllocation(cluster.S1)},
 	{Number: 11, Who: "A1 A2 A4", Name: "who is root on the login node starts a step in the victim's job, as the victim", Control: stepIntoOpenJob, During: stepIntoJob},
-	{Number: 33, Who: "A1", Name: "root on the login node has slurmd write system files", Control: sbcastTo(cluster.N1, "batch", evilUnit),
-		Try: sbcastTo(cluster.S1, "secure", evilUnit, "/etc/ld.so.preload", "/usr/bin/evil", "/etc/cloister/allowed_signers.new")},
 }
 
 // noAllocation asks slurmd directly, as only SlurmUser and root may.
@@ -64,27 +62,4 @@ func stepIntoOpenJob(ctx context.Context, s *deploy.Site) error {
 		return got("a step from outside read the job's private file")
 	}
 	return fmt.Errorf("srun --overlap does not reach an open job: %q", r.Stdout)
-}
-
-const evilUnit = "/run/systemd/system/evil.service"
-
-// sbcastTo has slurmd make a file, as root for a job of root's.
-func sbcastTo(node, partition string, files ...string) func(context.Context, *deploy.Site) error {
-	return func(ctx context.Context, s *deploy.Site) error {
-		for _, file := range files {
-			if _, err := s.Run(ctx, cluster.Login, "echo evil > /tmp/evil; j=$(timeout 60 salloc -n1 -w "+node+" -p "+partition+
-				" --no-shell 2>&1 | sed -n 's/.*allocation \\([0-9]*\\)$/\\1/p')"+
-				"; SLURM_JOB_ID=$j timeout 60 sbcast -f /tmp/evil "+file+"; scancel $j"); err != nil {
-				return err
-			}
-			r, err := s.Run(ctx, node, "test -e "+file+" && rm "+file)
-			if err != nil {
-				return err
-			}
-			if r.Exit == 0 {
-				return got("slurmd wrote %s", file)
-			}
-		}
-		return idle(ctx, s, node)
-	}
 }

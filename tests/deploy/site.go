@@ -116,7 +116,7 @@ type laptop struct {
 // Laptop runs the cloister command on a researcher's laptop, in its directory,
 // and returns what it printed on standard output.
 func (s *Site) Laptop(ctx context.Context, who string, args ...string) (string, error) {
-	l := laptop{bin: s.bin, netns: s.Netns(), home: filepath.Join(s.dir, who), dir: s.LaptopDir(who)}
+	l := laptop{bin: s.bin, netns: s.Netns(), home: s.Home(who), dir: s.LaptopDir(who)}
 	return l.run(ctx, args...)
 }
 
@@ -128,7 +128,14 @@ func (s *Site) LaptopDir(who string) string {
 }
 
 // SigningKey is where a researcher's signing key lies on her laptop.
-func (s *Site) SigningKey(who string) string { return filepath.Join(s.dir, who, "signing_key") }
+func (s *Site) SigningKey(who string) string { return filepath.Join(s.Home(who), "signing_key") }
+
+// Identity is where the test host keeps a copy of a secure node's identity. An
+// attack by a job's owner, who knows what she sealed, reads her job with it.
+func (s *Site) Identity(node string) string { return filepath.Join(s.dir, "identity-"+node) }
+
+// Home is CLOISTER_HOME on a researcher's laptop.
+func (s *Site) Home(who string) string { return filepath.Join(s.dir, who) }
 
 // A LaptopError is a command's failure with what it wrote for the researcher.
 type LaptopError struct {

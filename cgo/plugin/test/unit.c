@@ -22,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -332,6 +333,37 @@ static void each_wall_alone_stops_programs(void)
 	CHECK("the filter stops it", in_child(cl_forbid_exec) == 13);
 }
 
+/* A disk that no driver serves says ENXIO; /dev/null in its place does not. */
+#define DISK "/dev/cloister-unit-disk"
+
+static int open_disk(void)
+{
+	int fd = open(DISK, O_WRONLY | O_APPEND);
+	bool nothing = fd >= 0 && write(fd, "x", 1) == 1;
+
+	if (fd >= 0)
+		close(fd);
+	return nothing ? 0 : errno;
+}
+
+static void the_namespace_covers_disks(void)
+{
+	pid_t pid;
+	int status = -1;
+
+	unlink(DISK);
+	/* 240 to 254 are for local use: no driver has them here */
+	CHECK("a disk", mknod(DISK, S_IFBLK | 0600, makedev(251, 251)) == 0);
+	CHECK("is one before", open_disk() == ENXIO);
+	pid = fork();
+	if (pid == 0)
+		_exit(cl_noexec_namespace() == 0 ? open_disk() : 99);
+	waitpid(pid, &status, 0);
+	CHECK("is none inside", WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	CHECK("is one outside", open_disk() == ENXIO);
+	unlink(DISK);
+}
+
 /* Runs a check in a process of its own; it says what was not so by failing. */
 static int alone(void (*check)(void))
 {
@@ -485,6 +517,7 @@ int main(void)
 		return 1;
 	}
 	each_wall_alone_stops_programs();
+	the_namespace_covers_disks();
 	CHECK("the view", alone(a_task_in_the_view_has_no_way_back));
 	CHECK("the parent", alone(the_parent_of_a_step_sits_in_a_copy_of_the_view));
 	CHECK("no view", alone(a_view_that_is_none_is_refused));
