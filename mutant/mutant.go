@@ -21,7 +21,39 @@ const (
 	PinnedHeader     Defence = "pinned-header"
 	NoexecParent     Defence = "noexec-parent"
 	CleanEnvironment Defence = "clean-environment"
+
+	CanonicalEncoding  Defence = "canonical-encoding"
+	EmptyInput         Defence = "empty-input"
+	Expiry             Defence = "expiry"
+	OneComponent       Defence = "one-component"
+	OwnUserDatabase    Defence = "own-user-database"
+	Place              Defence = "place"
+	PrivateDirectories Defence = "private-directories"
+	RegisteredSigner   Defence = "registered-signer"
+	SealedArguments    Defence = "sealed-arguments"
+	SignatureNamespace Defence = "signature-namespace"
+	VerifiedCopy       Defence = "verified-copy"
 )
 
 // All lists every defence, in the order of their making.
-var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment}
+var All = []Defence{
+	SignatureCheck,
+	SignerBinding,
+	SingleUse,
+	StopSSH,
+	DefaultDrop,
+	PinnedHeader,
+	NoexecParent,
+	CleanEnvironment,
+	CanonicalEncoding,
+	EmptyInput,
+	Expiry,
+	OneComponent,
+	OwnUserDatabase,
+	Place,
+	PrivateDirectories,
+	RegisteredSigner,
+	SealedArguments,
+	SignatureNamespace,
+	VerifiedCopy,
+}

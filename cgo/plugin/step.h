@@ -31,6 +31,7 @@ struct cl_step {
 	int lifeline;         /* -1 when there is none */
 	int status;           /* wait status of task 0 */
 	bool keep_environment; /* mutants builds only */
+	bool keep_input;       /* mutants builds only */
 	bool allow_exec;       /* mutants builds only */
 	/* the plugin's own reason to refuse, and what to do about it */
 	char why[CL_WHY_BYTES + 128];
