@@ -66,7 +66,7 @@ func got(format string, args ...any) error {
 func defences(d ...mutant.Defence) []mutant.Defence { return d }
 
 // All are in the order of their numbers.
-var All = slices.SortedStableFunc(slices.Values(slices.Concat(onJobs, onNodes, onSlurm)), func(a, b Attack) int { return a.Number - b.Number })
+var All = slices.SortedStableFunc(slices.Values(slices.Concat(onJobs, onNodes, onSlurm, onLaunches, onSigners, onPlaces, onSpool, onSurroundings, onUsers, onEncoding)), func(a, b Attack) int { return a.Number - b.Number })
 
 // Run makes the attack, with a session of its own if it needs one.
 func (a Attack) Run(ctx context.Context, s *deploy.Site) error {
@@ -167,6 +167,11 @@ func refused(ctx context.Context, s *deploy.Site, who, args, because string) err
 	if err != nil {
 		return err
 	}
+	return refusedJob(ctx, s, who, id, because)
+}
+
+// refusedJob waits for a job that must be refused.
+func refusedJob(ctx context.Context, s *deploy.Site, who string, id uint32, because string) error {
 	end, err := s.Wait(ctx, who, id, limit)
 	if err != nil {
 		return err
