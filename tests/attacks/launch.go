@@ -15,7 +15,7 @@ import (
 var onLaunches = []Attack{
 	{Number: 1, Who: "A4 A6", Name: "a user submits an unsigned script with --secure", Control: withoutPlugin(unsigned("batch", cluster.N1)),
 		Try: every(variant{"dedicated", unsigned("secure", cluster.S1)}, variant{"on-demand", unsigned("secure", cluster.S2)})},
-	{Number: 2, Who: "A1 A2 A4", Name: "sbatch, srun, salloc, --no-allocate, a client's own configuration, a moved job: launches on a dedicated node by its user, by root and by who controls Slurm",
+	{Number: 2, Who: "A1 A2 A4", Name: "a user, root and who controls Slurm launch something else than a sealed job on a dedicated node",
 		Control: launches("batch", cluster.N1), Try: refusedLaunches},
 	{Number: 2, Who: "A2", Name: "who controls Slurm has a node load a configuration without the plugin", Control: configless(cluster.N1, "batch", takeConfiguration), Try: configless(cluster.S1, "secure", nil)},
 }

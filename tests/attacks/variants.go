@@ -29,8 +29,14 @@ func every(variants ...variant) func(context.Context, *deploy.Site) error {
 
 // A tally counts how the parts of an attack ended.
 type tally struct {
-	gained, refused []string
-	faults          []error
+	gained  []gain
+	refused []string
+	faults  []error
+}
+
+type gain struct {
+	part string
+	what Success
 }
 
 // add counts one part; err means what Attack.Try's does.
@@ -40,7 +46,7 @@ func (t *tally) add(part string, err error) {
 	case err == nil:
 		t.refused = append(t.refused, part)
 	case errors.As(err, &success):
-		t.gained = append(t.gained, part+": "+string(success))
+		t.gained = append(t.gained, gain{part, success})
 	default:
 		t.faults = append(t.faults, fmt.Errorf("%s: %w", part, err))
 	}
@@ -59,13 +65,28 @@ func (t *tally) result() error {
 	switch {
 	case len(t.faults) > 0:
 		if len(t.gained) > 0 {
-			t.faults = append(t.faults, fmt.Errorf("succeeded: %s", strings.Join(t.gained, "; ")))
+			t.faults = append(t.faults, fmt.Errorf("succeeded: %s", t.successes()))
 		}
 		return errors.Join(t.faults...)
 	case len(t.gained) == 0:
 		return nil
 	case len(t.refused) > 0:
-		return fmt.Errorf("only a part succeeded: %s; refused: %s", strings.Join(t.gained, "; "), strings.Join(t.refused, "; "))
+		return fmt.Errorf("only a part succeeded: %s; refused: %s", t.successes(), strings.Join(t.refused, "; "))
 	}
-	return got("%s", strings.Join(t.gained, "; "))
+	return got("%s", t.successes())
+}
+
+// successes lists what was gained, once for parts that gained the same.
+func (t *tally) successes() string {
+	var b strings.Builder
+	for i, g := range t.gained {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(g.part)
+		if i == len(t.gained)-1 || t.gained[i+1].what != g.what {
+			b.WriteString(": " + string(g.what))
+		}
+	}
+	return b.String()
 }

@@ -19,7 +19,7 @@ func TestAnAttackOfManyVariantsSucceedsOnlyIfEachDoes(t *testing.T) {
 	if err := every(variant{"a", refused}, variant{"b", refused})(t.Context(), nil); err != nil {
 		t.Errorf("all refused: %v", err)
 	}
-	if err := every(variant{"a", won}, variant{"b", won})(t.Context(), nil); !errors.As(err, &success) || string(success) != "a: a shell; b: a shell" {
+	if err := every(variant{"a", won}, variant{"b", won})(t.Context(), nil); !errors.As(err, &success) || string(success) != "a, b: a shell" {
 		t.Errorf("all successful: %v", err)
 	}
 	for _, second := range []func(context.Context, *deploy.Site) error{refused, broke} {
