@@ -146,8 +146,7 @@ func plantedArguments(ctx context.Context, s *deploy.Site) error {
 	return refused(ctx, s, "alice", "--secure "+name+".sealed --output=/shared/evil", "submitted with 1 arguments")
 }
 
-// userProfile: slurmd itself runs the profile, before any plugin is asked. The
-// variable alone has the option's effect.
+// userProfile: slurmd itself runs the profile, before any plugin is asked.
 func userProfile(partition, node string) func(context.Context, *deploy.Site) error {
 	return func(ctx context.Context, s *deploy.Site) error {
 		const mark = "/var/tmp/profile-ran"
@@ -156,31 +155,23 @@ func userProfile(partition, node string) func(context.Context, *deploy.Site) err
 			return err
 		}
 		defer s.RunAs(context.WithoutCancel(ctx), "alice", cluster.Login, "rm "+profile)
-		var t tally
-		for _, how := range []string{"timeout 60 sbatch --get-user-env", "SLURM_GET_USER_ENV=1 timeout 60 sbatch"} {
-			out, err := s.OutputAs(ctx, "alice", cluster.Login, how+" -p "+partition+" -w "+node+" --secure --wrap true")
-			if err != nil {
-				return err
-			}
-			id, err := deploy.JobNumber(out)
-			if err != nil {
-				return err
-			}
-			end, err := s.Wait(ctx, "alice", id, limit)
-			if err != nil {
-				return err
-			}
-			if end.State != "FAILED" {
-				return fmt.Errorf("an unsigned job is %s", end.State)
-			}
-			ran, err := s.Run(ctx, node, "rm "+mark)
-			if err != nil {
-				return err
-			}
-			t.found(how, "the profile ran on "+node, ran.Exit == 0)
-		}
-		if err := t.result(); err != nil {
+		id, err := s.Submit(ctx, "alice", "--get-user-env -p "+partition+" -w "+node+" --secure --wrap true")
+		if err != nil {
 			return err
+		}
+		end, err := s.Wait(ctx, "alice", id, limit)
+		if err != nil {
+			return err
+		}
+		ran, err := s.Run(ctx, node, "rm "+mark)
+		if err != nil {
+			return err
+		}
+		if ran.Exit == 0 {
+			return got("the profile ran on %s", node)
+		}
+		if end.State != "FAILED" {
+			return fmt.Errorf("an unsigned job is %s", end.State)
 		}
 		return idle(ctx, s, node)
 	}
