@@ -13,7 +13,17 @@ import (
 // onUsers alter what Slurm knows of a job's user.
 var onUsers = []Attack{
 	{Number: 34, Who: "A1 A2", Name: "the controller's user database, or root on the login node, adds the group disk to the victim's job", Defences: defences(mutant.OwnUserDatabase),
-		Try: every(variant{"controller's database", groupOfController}, variant{"login node's process", groupOfSubmitter})},
+		Try: addedGroup},
+}
+
+// addedGroup tries both ways. Only the first can be seen to succeed: with disk
+// as its primary group a job fails at its output file even without this
+// defence, because the volumes' mounts map no other group than the user's own.
+func addedGroup(ctx context.Context, s *deploy.Site) error {
+	if err := groupOfController(ctx, s); err != nil {
+		return err
+	}
+	return groupOfSubmitter(ctx, s)
 }
 
 // groupOfController: slurmctld looks the user's groups up on its own host and
