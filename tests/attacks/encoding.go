@@ -27,7 +27,7 @@ var recoded = []struct {
 	recode func(signed, signature, tail string) (string, error)
 }{
 	{"carriage returns", func(signed, signature, tail string) (string, error) {
-		return signed + strings.ReplaceAll(signature, "\n", "\r\n") + tail, nil
+		return signed + sigBegin + strings.ReplaceAll(strings.TrimPrefix(signature, sigBegin), "\n", "\r\n") + tail, nil
 	}},
 	{"blank lines before the age armor", func(signed, signature, tail string) (string, error) {
 		return strings.Replace(signed, ageBegin, "\n \n"+ageBegin, 1) + signature + tail, nil
