@@ -143,11 +143,12 @@ func takeIdentity(edit func(string) string) func(context.Context, *deploy.Site) 
 
 // oneIdentity is a site whose classes do not have recipients of their own.
 func oneIdentity(site string) string {
-	_, rest, _ := strings.Cut(site, "[class.on-demand]\n")
-	shared, _, _ := strings.Cut(rest, "\n")
-	before, rest, _ := strings.Cut(site, "[class.dedicated]\n")
-	_, after, _ := strings.Cut(rest, "\n")
-	return before + "[class.dedicated]\n" + shared + "\n" + after
+	section := func(class string) string {
+		_, rest, _ := strings.Cut(site, "[class."+class+"]\n")
+		recipients, _, _ := strings.Cut(rest, "\n[")
+		return recipients
+	}
+	return strings.Replace(site, section("dedicated"), section("on-demand"), 1)
 }
 
 func decrypts(s *deploy.Site, name string, ids []age.Identity) error {
