@@ -36,6 +36,18 @@ const (
 	Verity         Defence = "verity"
 	ImageDigest    Defence = "image-digest"
 	ImageSignature Defence = "image-signature"
+
+	CanonicalEncoding  Defence = "canonical-encoding"
+	EmptyInput         Defence = "empty-input"
+	Expiry             Defence = "expiry"
+	OneComponent       Defence = "one-component"
+	OwnUserDatabase    Defence = "own-user-database"
+	Place              Defence = "place"
+	PrivateDirectories Defence = "private-directories"
+	RegisteredSigner   Defence = "registered-signer"
+	SealedArguments    Defence = "sealed-arguments"
+	SignatureNamespace Defence = "signature-namespace"
+	VerifiedCopy       Defence = "verified-copy"
 )
 
 // All lists every defence, in the order of their making.
@@ -65,4 +77,15 @@ var All = []Defence{
 	Verity,
 	ImageDigest,
 	ImageSignature,
+	CanonicalEncoding,
+	EmptyInput,
+	Expiry,
+	OneComponent,
+	OwnUserDatabase,
+	Place,
+	PrivateDirectories,
+	RegisteredSigner,
+	SealedArguments,
+	SignatureNamespace,
+	VerifiedCopy,
 }

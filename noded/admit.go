@@ -45,7 +45,7 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, e
 	if a.user, err = account.Lookup(r.UID); err != nil {
 		return nil, refusal(err.Error(), "ask the administrator to add you to the secure nodes")
 	}
-	if err := a.user.Check(r.GID, r.Groups); err != nil {
+	if err := a.user.Check(r.GID, r.Groups); err != nil && !mutant.Removed(mutant.OwnUserDatabase) {
 		return nil, refusal(err.Error(), nextAdministrator)
 	}
 	if err := d.verify(a); err != nil {

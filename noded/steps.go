@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"cloister/mutant"
 	"cloister/noded/handoff"
 	"cloister/noded/jobview"
 	"cloister/noded/lockdown"
@@ -213,6 +214,9 @@ func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err erro
 		UID: a.user.UID, GID: a.user.GID, Home: a.user.Home, Cwd: a.request.Cwd,
 		Hidden: d.policy.View.Hidden, TmpSize: int64(d.policy.View.TmpSize), Devices: d.policy.View.Devices,
 		ScriptPath: a.request.Arguments[0], Script: a.script,
+	}
+	if mutant.Removed(mutant.VerifiedCopy) {
+		spec.ScriptPath = ""
 	}
 	for i, v := range a.manifest.Volumes {
 		spec.Volumes = append(spec.Volumes, jobview.Mount{Source: l.opened[i].Mount, Target: v.Mount})

@@ -246,6 +246,20 @@ static void shut_doors(void)
 	}
 }
 
+/*
+ * Whether the job is a component of a heterogeneous one, which SPANK has no
+ * item for: slurmctld sets the variable in the leader (job_scheduler.c of
+ * 24.11). The other components would run beside the sealed job, unsigned.
+ */
+static bool heterogeneous(spank_t sp)
+{
+	char size[2];
+	spank_err_t rc = spank_getenv(sp, "SLURM_HET_SIZE", size, sizeof(size));
+
+	return rc != ESPANK_ENV_NOEXIST &&
+	       !cl_mutant_removed("one-component");
+}
+
 void cl_launch(spank_t sp)
 {
 	uint32_t step = SLURM_BATCH_SCRIPT;
@@ -258,11 +272,17 @@ void cl_launch(spank_t sp)
 	cl_step.parent = getpid();
 	cl_step.batch = step == SLURM_BATCH_SCRIPT;
 	cl_step.keep_environment = cl_mutant_removed("clean-environment");
+	cl_step.keep_input = cl_mutant_removed("empty-input");
 	cl_step.allow_exec = cl_mutant_removed("noexec-parent");
 	cl_step.any_directory =
 		cl_step.allow_exec || cl_mutant_removed("step-proof");
 	cl_step.keep_output = cl_mutant_removed("output-in-volume");
-	if (cl_step.node == CL_NODE_SECURE)
+	if (cl_step.node == CL_NODE_SECURE && cl_step.secure &&
+	    heterogeneous(sp))
+		refuse("admit",
+		       "a sealed job cannot be part of a heterogeneous job",
+		       "submit it alone, without ':'");
+	else if (cl_step.node == CL_NODE_SECURE)
 		ask(sp, step);
 	else if (cl_step.node == CL_NODE_UNKNOWN)
 		cl_step.state = CL_REFUSED;

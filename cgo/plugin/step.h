@@ -32,6 +32,7 @@ struct cl_step {
 	int lifeline;         /* -1 when there is none */
 	int status;           /* wait status of task 0 */
 	bool keep_environment; /* mutants builds only */
+	bool keep_input;       /* mutants builds only */
 	bool allow_exec;       /* mutants builds only */
 	bool any_directory;    /* mutants builds only */
 	bool keep_output;      /* mutants builds only */

@@ -112,13 +112,13 @@ static bool set_environment(spank_t sp, const struct cl_reply *reply)
 {
 	char **env = NULL;
 
-	if (!cl_step.keep_environment) {
-		if (spank_get_item(sp, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
-			return false;
-		/* not one left: Slurm can't add to an empty array */
-		if (cl_env_filter(env) == 0)
-			return false;
-	}
+	if (cl_step.keep_environment)
+		return true;
+	if (spank_get_item(sp, S_JOB_ENV, &env) != ESPANK_SUCCESS || !env)
+		return false;
+	/* not one left: Slurm can't add to an empty array */
+	if (cl_env_filter(env) == 0)
+		return false;
 	for (size_t i = 0; i < reply->nenv; i++)
 		if (!set_variable(sp, reply->env[i]))
 			return false;
@@ -144,8 +144,8 @@ int cl_task_user(spank_t sp)
 	}
 	if (cl_step.keep_output)
 		return 0;
-	if (cl_take_stdio(reply->out, reply->err, reply->cwd, cl_step.batch,
-			  why) < 0) {
+	if (cl_take_stdio(reply->out, reply->err, reply->cwd,
+			  cl_step.batch && !cl_step.keep_input, why) < 0) {
 		cl_say_failed("output", why,
 			      "check the output line of the sealed job and the "
 			      "room in its volume");

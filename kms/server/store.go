@@ -299,7 +299,7 @@ func put(tx *bolt.Tx, h tokenHash, rec record) error {
 func get(tx *bolt.Tx, h tokenHash, now time.Time) (record, error) {
 	rec, err := read(tx, h)
 	// An emptied record has expired, even if the clock was put back since.
-	if err == nil && (!now.Before(rec.expires()) || len(rec.Sealed) == 0) {
+	if err == nil && (!now.Before(rec.expires()) && !mutant.Removed(mutant.Expiry) || len(rec.Sealed) == 0) {
 		err = errExpired
 	}
 	return rec, err

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/mutant"
 	"cloister/noded/jobview/detached"
 )
 
@@ -53,6 +54,9 @@ func (b *builder) close() {
 
 func (b *builder) assemble() error {
 	var err error
+	if mutant.Removed(mutant.PrivateDirectories) {
+		b.spec.Hidden = nil
+	}
 	if b.host, err = os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return err
 	}
@@ -249,6 +253,9 @@ func (b *builder) private(path string, mode int64, uid, gid int) error {
 // directories makes $HOME and the working directory. A working directory that
 // is neither hidden nor private is the host's, read-only.
 func (b *builder) directories() error {
+	if mutant.Removed(mutant.PrivateDirectories) {
+		return nil
+	}
 	s := b.spec
 	uid, gid := int(s.UID), int(s.GID)
 	both := []string{s.Home, s.Cwd}

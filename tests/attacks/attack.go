@@ -67,7 +67,14 @@ func defences(d ...mutant.Defence) []mutant.Defence { return d }
 
 // All are in the order of their numbers.
 var All = slices.SortedStableFunc(slices.Values(slices.Concat(
+	onLaunches,
 	onJobs,
+	onSigners,
+	onPlaces,
+	onSpool,
+	onSurroundings,
+	onUsers,
+	onEncoding,
 	onNodes,
 	onSlurm,
 	onSlurmd,
@@ -179,6 +186,11 @@ func refused(ctx context.Context, s *deploy.Site, who, args, because string) err
 	if err != nil {
 		return err
 	}
+	return refusedJob(ctx, s, who, id, because)
+}
+
+// refusedJob waits for a job that must be refused.
+func refusedJob(ctx context.Context, s *deploy.Site, who string, id uint32, because string) error {
 	end, err := s.Wait(ctx, who, id, limit)
 	if err != nil {
 		return err

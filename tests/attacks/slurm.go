@@ -11,22 +11,7 @@ import (
 
 // onSlurm are attacks by those who control Slurm or hold a user's name in it.
 var onSlurm = []Attack{
-	{Number: 2, Who: "A1 A2", Name: "who controls Slurm launches a step on a dedicated node without an allocation", Control: noAllocation(cluster.N1), Try: noAllocation(cluster.S1)},
 	{Number: 11, Who: "A1 A2 A4", Name: "who is root on the login node starts a step in the victim's job, as the victim", Control: stepIntoOpenJob, During: stepIntoJob},
-}
-
-// noAllocation asks slurmd directly, as only SlurmUser and root may.
-func noAllocation(node string) func(context.Context, *deploy.Site) error {
-	return func(ctx context.Context, s *deploy.Site) error {
-		r, err := s.Run(ctx, cluster.Head, "timeout 60 srun --no-allocate -n1 -w "+node+" id 2>&1")
-		if err != nil {
-			return err
-		}
-		if strings.Contains(r.Stdout, "uid=0") {
-			return got("root ran a step on node %s", node)
-		}
-		return idle(ctx, s, node)
-	}
 }
 
 // stepIntoJob: Slurm lets a job's owner start steps in it from anywhere.
