@@ -22,7 +22,34 @@ const (
 	NoexecParent     Defence = "noexec-parent"
 	CleanEnvironment Defence = "clean-environment"
 	StepProof        Defence = "step-proof"
+	EndConnections   Defence = "end-connections"
+	EndLogins        Defence = "end-logins"
+	EndForeign       Defence = "end-foreign"
+	OneJob           Defence = "one-job"
+	HiddenRoots      Defence = "hidden-roots"
+	FilterWatch      Defence = "filter-watch"
+	KillGroup        Defence = "kill-group"
+	PrivateIPC       Defence = "private-ipc"
+	SessionKeyring   Defence = "session-keyring"
+	UserKeyring      Defence = "user-keyring"
+	RepliesOnly      Defence = "replies-only"
+	PrivateMounts    Defence = "private-mounts"
 )
 
 // All lists every defence, in the order of their making.
-var All = []Defence{SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment, StepProof}
+var All = []Defence{
+	SignatureCheck, SignerBinding, SingleUse, StopSSH, DefaultDrop, PinnedHeader, NoexecParent, CleanEnvironment,
+	StepProof,
+	EndConnections,
+	EndLogins,
+	EndForeign,
+	OneJob,
+	HiddenRoots,
+	FilterWatch,
+	KillGroup,
+	PrivateIPC,
+	SessionKeyring,
+	UserKeyring,
+	RepliesOnly,
+	PrivateMounts,
+}
