@@ -12,6 +12,7 @@ import (
 
 	"cloister/noded/handoff"
 	"cloister/noded/jobview"
+	"cloister/noded/keyring"
 	"cloister/noded/lockdown"
 	"cloister/noded/session"
 	"cloister/noded/stepproof"
@@ -100,7 +101,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				if err := l.record.Cgroup.Kill(ctx); err != nil {
 					return err
 				}
-				return l.record.Cgroup.EndSteps(ctx)
+				return errors.Join(l.record.Cgroup.EndSteps(ctx), keyring.Wipe(ctx, l.record.UID, l.record.GID))
 			},
 		},
 	}
