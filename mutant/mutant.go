@@ -52,4 +52,6 @@ var All = []Defence{
 	UserKeyring,
 	RepliesOnly,
 	PrivateMounts,
+	DoorsWatch,
+	ProcessWatch,
 }

@@ -17,6 +17,8 @@ var onFilter = []Attack{
 		Defences: defences(mutant.DefaultDrop), Before: listeners, Inside: probe + " connect $(cat " + targetsFile + ")", After: answered},
 	{Number: 28, Who: "A6", Name: "the packet filter is flushed, deleted, opened by a rule, by a policy, made dormant during a session",
 		Defences: defences(mutant.FilterWatch), During: flushed},
+	{Number: 28, Who: "A6", Name: "sshd is started by hand, and its unit unmasked and started, during a session",
+		Defences: defences(mutant.DoorsWatch, mutant.ProcessWatch), During: doorsOpened},
 }
 
 // targetsFile is below /usr, where the job can read it.
@@ -138,4 +140,23 @@ echo incidents: $(( $(incidents) - before ))`)
 		return fmt.Errorf("of 8 changes to the packet filter %q are in the journal", said["incidents"])
 	}
 	return nil
+}
+
+// doorsOpened opens SSH from the node's own side and looks whether it stays.
+func doorsOpened(ctx context.Context, s *deploy.Site, _ Victim) error {
+	defer s.Run(context.WithoutCancel(ctx), cluster.S2, "systemctl stop hand-sshd; pkill -x sshd")
+	ways := map[string]bool{}
+	for _, w := range []struct{ way, open, isOpen string }{
+		{"sshd by hand", "mkdir -p /run/sshd; systemd-run -q --collect --unit=hand-sshd /usr/sbin/sshd -D -p 2222", "pgrep -x sshd"},
+		{"ssh.service", "systemctl unmask -q --runtime ssh.service && systemctl start ssh.service", "systemctl is-active -q ssh.service || systemctl is-enabled ssh.service | grep -vq masked"},
+	} {
+		// The commands race with the watch, which may stop them. An emulated
+		// node takes seconds to ask systemd.
+		r, err := s.Run(ctx, cluster.S2, w.open+"; for i in $(seq 20); do { "+w.isOpen+"; } >/dev/null 2>&1 || exit 0; sleep 0.5; done; exit 1")
+		if err != nil {
+			return err
+		}
+		ways[w.way] = r.Exit != 0
+	}
+	return each(ways, "these stay open")
 }

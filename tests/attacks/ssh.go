@@ -14,9 +14,9 @@ import (
 // locked.
 var onLogins = []Attack{
 	{Number: 12, Who: "A4", Name: "another user logs in with a key in his agent, over IPv4 and IPv6",
-		Defences: defences(mutant.StopSSH, mutant.DefaultDrop), Before: startAgent, During: newLogin},
+		Defences: defences(mutant.StopSSH, mutant.DefaultDrop, mutant.DoorsWatch, mutant.ProcessWatch), Before: startAgent, During: newLogin},
 	{Number: 12, Who: "A4", Name: "another user goes on with sessions from before the lock: a shell, its background processes, a multiplexed connection, IPv6",
-		Defences: defences(mutant.StopSSH, mutant.DefaultDrop, mutant.EndConnections, mutant.EndLogins, mutant.EndForeign), Before: openLogins, During: oldLogins},
+		Defences: defences(mutant.StopSSH, mutant.DefaultDrop, mutant.EndConnections, mutant.EndLogins, mutant.EndForeign, mutant.DoorsWatch, mutant.ProcessWatch), Before: openLogins, During: oldLogins},
 }
 
 // sshOptions: no known_hosts file but the cluster's, which has no link-local
