@@ -71,7 +71,7 @@ func jobOver(ctx context.Context, s *deploy.Site, id uint32) error {
 
 func spiesSaw(ctx context.Context, s *deploy.Site, _ Victim) error {
 	// Long enough for a spy's next rounds.
-	r, err := s.Run(ctx, cluster.S2, "sleep 2; for n in "+notes("*")+"; do sed \"s/^/${n##*/notes-}: /\" $n; done; for p in $(pgrep -x probe); do tr '\\0' ' ' </proc/$p/cmdline; echo; done")
+	r, err := s.Run(ctx, cluster.S2, "sleep 4; for n in "+notes("*")+"; do sed \"s/^/${n##*/notes-}: /\" $n; done; for p in $(pgrep -x probe); do tr '\\0' ' ' </proc/$p/cmdline; echo; done")
 	if err != nil {
 		return err
 	}

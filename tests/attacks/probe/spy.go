@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ func spy(args []string) error {
 	if err != nil {
 		return err
 	}
+	runtime.LockOSThread() // a tracer is a thread
 	signal.Ignore()
 	known := map[string]bool{}
 	for {
@@ -33,7 +35,7 @@ func spy(args []string) error {
 				fmt.Fprintln(notes, found)
 			}
 		}
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(time.Second)
 	}
 }
 
@@ -66,6 +68,7 @@ func look(uid string, secret []byte) (found []string) {
 			found = append(found, "read its memory")
 		}
 		if err := syscall.PtraceAttach(pid); err == nil {
+			syscall.Wait4(pid, nil, syscall.WALL, nil) // or it would stay stopped
 			syscall.PtraceDetach(pid)
 			found = append(found, "traced it")
 		}
