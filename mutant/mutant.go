@@ -48,6 +48,18 @@ const (
 	SealedArguments    Defence = "sealed-arguments"
 	SignatureNamespace Defence = "signature-namespace"
 	VerifiedCopy       Defence = "verified-copy"
+	EndConnections     Defence = "end-connections"
+	EndLogins          Defence = "end-logins"
+	EndForeign         Defence = "end-foreign"
+	OneJob             Defence = "one-job"
+	HiddenRoots        Defence = "hidden-roots"
+	FilterWatch        Defence = "filter-watch"
+	KillGroup          Defence = "kill-group"
+	PrivateIPC         Defence = "private-ipc"
+	SessionKeyring     Defence = "session-keyring"
+	UserKeyring        Defence = "user-keyring"
+	RepliesOnly        Defence = "replies-only"
+	PrivateMounts      Defence = "private-mounts"
 )
 
 // All lists every defence, in the order of their making.
@@ -88,4 +100,18 @@ var All = []Defence{
 	SealedArguments,
 	SignatureNamespace,
 	VerifiedCopy,
+	EndConnections,
+	EndLogins,
+	EndForeign,
+	OneJob,
+	HiddenRoots,
+	FilterWatch,
+	KillGroup,
+	PrivateIPC,
+	SessionKeyring,
+	UserKeyring,
+	RepliesOnly,
+	PrivateMounts,
+	DoorsWatch,
+	ProcessWatch,
 }

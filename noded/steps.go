@@ -13,6 +13,7 @@ import (
 	"cloister/mutant"
 	"cloister/noded/handoff"
 	"cloister/noded/jobview"
+	"cloister/noded/keyring"
 	"cloister/noded/lockdown"
 	"cloister/noded/session"
 	"cloister/noded/stepproof"
@@ -101,7 +102,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				if err := l.record.Cgroup.Kill(ctx); err != nil {
 					return err
 				}
-				return l.record.Cgroup.EndSteps(ctx)
+				return errors.Join(l.record.Cgroup.EndSteps(ctx), keyring.Wipe(ctx, l.record.UID, l.record.GID))
 			},
 		},
 	}

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "mutant.h"
 #include "view.h"
+#include "mutant.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -59,7 +60,8 @@ int cl_enter_view(int mount_ns, int ipc_ns, char *why)
 		rc = fail(why, "changing to the job view's root");
 	else if (!allow_cores && setrlimit(RLIMIT_CORE, &no_core) < 0)
 		rc = fail(why, "forbidding core dumps");
-	else if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 &&
+	else if (!cl_mutant_removed("session-keyring") &&
+		 syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 &&
 		 errno != ENOSYS)
 		rc = fail(why, "making a session keyring");
 	else if (!allow_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cloister/mutant"
 )
 
 // Root is where the unified hierarchy is mounted.
@@ -92,6 +94,9 @@ func (j Job) Others() ([]uint32, error) {
 // Kill ends every process of the user in every step of the job and waits
 // until they are gone or ctx ends. A job without a control group has none.
 func (j Job) Kill(ctx context.Context) error {
+	if mutant.Removed(mutant.KillGroup) {
+		return nil
+	}
 	for {
 		busy := 0
 		groups, err := filepath.Glob(filepath.Join(j.dir(), "step_*", "user"))

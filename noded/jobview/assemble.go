@@ -109,10 +109,14 @@ func (b *builder) hostTree() error {
 			if err := unix.Mkdirat(top, name, 0o755); err != nil {
 				return fmt.Errorf("making /%s: %w", name, err)
 			}
+			attrs := detached.ReadOnly | detached.NoSuid | detached.NoDev
 			if slices.Contains(b.spec.Hidden, "/"+name) {
-				continue
+				if !mutant.Removed(mutant.HiddenRoots) {
+					continue
+				}
+				attrs = detached.NoSuid | detached.NoDev
 			}
-			if err := b.clone("/"+name, "/"+name, true, detached.ReadOnly|detached.NoSuid|detached.NoDev); err != nil {
+			if err := b.clone("/"+name, "/"+name, true, attrs); err != nil {
 				return err
 			}
 		}
@@ -158,7 +162,10 @@ func (b *builder) conceal() error {
 	if b.spec.ScriptPath != "" {
 		hide = append(hide, b.spec.spool())
 	}
-	for _, path := range slices.Concat(b.spec.Hidden, hide) {
+	if !mutant.Removed(mutant.HiddenRoots) {
+		hide = append(hide, b.spec.Hidden...)
+	}
+	for _, path := range hide {
 		if err := b.empty(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -253,7 +260,7 @@ func (b *builder) private(path string, mode int64, uid, gid int) error {
 // directories makes $HOME and the working directory. A working directory that
 // is neither hidden nor private is the host's, read-only.
 func (b *builder) directories() error {
-	if mutant.Removed(mutant.PrivateDirectories) {
+	if mutant.Removed(mutant.HiddenRoots) || mutant.Removed(mutant.PrivateDirectories) {
 		return nil
 	}
 	s := b.spec

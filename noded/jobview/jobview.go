@@ -35,6 +35,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloister/mutant"
 	"cloister/noded/jobview/detached"
 	"cloister/secret"
 )
@@ -200,10 +201,17 @@ func enterFresh() error {
 	if err := unix.Setns(int(host.Fd()), unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("entering the host's mount namespace: %w", err)
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWIPC); err != nil {
+	namespaces, propagation := unix.CLONE_NEWNS|unix.CLONE_NEWIPC, uintptr(unix.MS_PRIVATE)
+	if mutant.Removed(mutant.PrivateIPC) {
+		namespaces = unix.CLONE_NEWNS
+	}
+	if mutant.Removed(mutant.PrivateMounts) {
+		propagation = unix.MS_SLAVE
+	}
+	if err := unix.Unshare(namespaces); err != nil {
 		return fmt.Errorf("making mount and IPC namespaces: %w", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
 		return fmt.Errorf("making all mounts private: %w", err)
 	}
 	unix.Umask(0) // of this thread, since CLONE_FS: modes below are meant as they stand

@@ -101,6 +101,9 @@ func (d Doors) names() []string {
 	if !slices.Contains(out, userManager) {
 		out = append(out, userManager)
 	}
+	if mutant.Removed(mutant.EndLogins) {
+		out = slices.DeleteFunc(out, func(n string) bool { return n == userManager })
+	}
 	if mutant.Removed(mutant.StopSSH) {
 		out = slices.DeleteFunc(out, func(n string) bool { return strings.HasPrefix(n, "ssh") })
 	}

@@ -104,8 +104,12 @@ func (f flow) rules(set string, six bool) (in, out rule) {
 		inPort, outPort = destinationPort, sourcePort
 		inDir, outDir, inState, outState = original, reply, opening, answer
 	}
-	in.exprs = exprs(address(set, six, source), port(f.proto, inPort, f.ports), state(inState), direction(inDir), accept())
-	out.exprs = exprs(address(set, six, destination), port(f.proto, outPort, f.ports), state(outState), direction(outDir), accept())
+	inWay, outWay := exprs(state(inState), direction(inDir)), exprs(state(outState), direction(outDir))
+	if mutant.Removed(mutant.RepliesOnly) {
+		inWay, outWay = nil, nil
+	}
+	in.exprs = exprs(address(set, six, source), port(f.proto, inPort, f.ports), inWay, accept())
+	out.exprs = exprs(address(set, six, destination), port(f.proto, outPort, f.ports), outWay, accept())
 	return in, out
 }
 

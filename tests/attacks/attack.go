@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -43,12 +45,17 @@ type Attack struct {
 	// mean what Try's do. Each but During may be nil.
 	Before        func(ctx context.Context, s *deploy.Site) error
 	During, After func(ctx context.Context, s *deploy.Site, v Victim) error
+	// Inside is what the victim's script itself does before During, in a
+	// subshell. What it prints is After's Victim.Said.
+	Inside string
 }
 
 // A Victim is a job of alice's that runs on cluster.S2.
 type Victim struct {
 	Job     uint32
 	Results string // her results volume's file name
+	// Said is what an attack's Inside printed; known only once the job is over.
+	Said string
 }
 
 // A Success is what an attacker got, in words for the table: "root ran a step".
@@ -85,6 +92,11 @@ var All = slices.SortedStableFunc(slices.Values(slices.Concat(
 	onMounts,
 	onHostileVolumes,
 	onTampering,
+	onPorts,
+	onLogins,
+	onNeighbours,
+	onLeftovers,
+	onFilter,
 )), func(a, b Attack) int { return a.Number - b.Number })
 
 // Run makes the attack, with a session of its own if it needs one.
@@ -93,10 +105,11 @@ func (a Attack) Run(ctx context.Context, s *deploy.Site) error {
 		return a.Try(ctx, s)
 	}
 	found := make([]error, 1)
-	if err := Together(ctx, s, []Attack{a}, func(_ int, err error) { found[0] = err }); err != nil {
-		return err
+	err := Together(ctx, s, []Attack{a}, func(_ int, err error) { found[0] = err })
+	if found[0] != nil {
+		return found[0] // what the attacker got may well spoil the session
 	}
-	return found[0]
+	return err
 }
 
 // Together makes attacks During one session. Each is reported, with its index,
@@ -110,22 +123,46 @@ func Together(ctx context.Context, s *deploy.Site, all []Attack, report func(int
 		}
 	}
 	var victim Victim
-	err := during(ctx, s, "victim", func(v Victim) error {
+	var script strings.Builder
+	for i, a := range all {
+		if a.Inside != "" {
+			fmt.Fprintf(&script, "(\n%s\n) > /results/%s 2>&1 </dev/null\n", a.Inside, said(i))
+		}
+	}
+	err := during(ctx, s, "victim", script.String(), func(v Victim) error {
 		victim = v
 		for i, a := range all {
-			if found[i] == nil {
+			if found[i] == nil && a.During != nil {
 				found[i] = a.During(ctx, s, v)
 			}
 		}
 		return nil
 	})
+	if err == nil && script.Len() > 0 {
+		_, err = s.Results(ctx, "alice", victim.Results, "out.txt")
+	}
 	for i, a := range all {
 		if err == nil && found[i] == nil && a.After != nil {
-			found[i] = a.After(ctx, s, victim)
+			v := victim
+			if a.Inside != "" {
+				v.Said, found[i] = extracted(s, v.Results, said(i))
+			}
+			if found[i] == nil {
+				found[i] = a.After(ctx, s, v)
+			}
 		}
 		report(i, found[i])
 	}
 	return err
+}
+
+// said is the file in the results volume for what an attack's Inside prints.
+func said(i int) string { return fmt.Sprintf("said-%d.txt", i) }
+
+// extracted reads a file of a volume of alice's whose results were taken.
+func extracted(s *deploy.Site, volume, file string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(s.LaptopDir("alice"), volume+".out", file))
+	return string(b), err
 }
 
 // Secret is in the volume of every attacked job.
@@ -134,8 +171,12 @@ const Secret = "canary-3f1c-the-patients-record"
 // Volume is the file name of the volume with Secret in secret.txt.
 const Volume = "in.luks"
 
-// Prepare makes alice's volume, once for a site.
+// Prepare makes alice's volume and puts the attackers' program on the nodes
+// that they are on, once for a site.
 func Prepare(ctx context.Context, s *deploy.Site) error {
+	if err := installProbe(ctx, s); err != nil {
+		return err
+	}
 	return s.MakeVolume(ctx, "alice", Volume, map[string]string{"secret.txt": Secret + "\n"})
 }
 
@@ -229,11 +270,11 @@ func idle(ctx context.Context, s *deploy.Site, node string) error {
 	}
 }
 
-// during submits a sealed job of alice's, calls look once its script runs, and
-// lets it end.
-func during(ctx context.Context, s *deploy.Site, kind string, look func(Victim) error) error {
+// during submits a sealed job of alice's that does what the lines say, calls
+// look once they are done, and lets it end.
+func during(ctx context.Context, s *deploy.Site, kind, lines string, look func(Victim) error) error {
 	// The script runs as long as nobody killed its sleep.
-	name, err := sealed(ctx, s, kind, "sleep 1000 || true\n")
+	name, err := sealed(ctx, s, kind, lines+"sleep 1000 || true\n")
 	if err != nil {
 		return err
 	}

@@ -32,12 +32,13 @@ func Restore(ctx context.Context, s *deploy.Site) error {
 		return err
 	}
 	for _, node := range nodes {
+		if _, err := s.Output(ctx, node, "for i in $(seq 100); do pgrep -u alice,bob,carol >/dev/null || break; sleep 0.2; done; pkill -KILL -u alice,bob,carol; "+
+			"! systemctl show -p StatusText cloister-noded | grep -q fenced || systemctl restart cloister-noded; true"); err != nil {
+			return err
+		}
 		r, err := s.Run(ctx, cluster.Head, "timeout 30 scontrol update nodename="+node+" state=resume")
 		if err != nil {
 			return fmt.Errorf("resuming node %s: %w: %s", node, err, r.Stderr) // a node in service cannot be resumed
-		}
-		if _, err := s.Output(ctx, node, "for i in $(seq 100); do pgrep -u alice,bob,carol >/dev/null || break; sleep 0.2; done; pkill -KILL -u alice,bob,carol; true"); err != nil {
-			return err
 		}
 	}
 	return nil

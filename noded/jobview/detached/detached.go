@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/mutant"
 )
 
 // Attributes of a mount (mount_setattr(2)), to be or-ed.
@@ -100,6 +102,9 @@ func Set(m *os.File, recursive bool, attrs int) error {
 		flags |= unix.AT_RECURSIVE
 	}
 	attr := unix.MountAttr{Attr_set: uint64(attrs), Propagation: unix.MS_PRIVATE}
+	if mutant.Removed(mutant.PrivateMounts) {
+		attr.Propagation = unix.MS_SLAVE
+	}
 	if attrs&NoAtime != 0 {
 		attr.Attr_clr = unix.MOUNT_ATTR__ATIME // the three atime modes exclude each other
 	}
