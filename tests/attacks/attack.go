@@ -83,7 +83,6 @@ var All = slices.SortedStableFunc(slices.Values(slices.Concat(
 	onUsers,
 	onEncoding,
 	onNodes,
-	onSlurm,
 	onSlurmd,
 	onSteps,
 	onSocket,
