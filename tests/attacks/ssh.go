@@ -113,13 +113,14 @@ func openLogins(ctx context.Context, s *deploy.Site) error {
 }
 
 // oldWays tries each of them. A client of a multiplexed connection hands
-// SIGTERM on to its master and stays.
+// SIGTERM on to its master and stays, and its master keeps its output open.
 func oldWays(ctx context.Context, s *deploy.Site) (map[string]bool, error) {
 	r, err := s.RunAs(ctx, "bob", cluster.Login, `for p in `+shell+` `+shell6+`; do
 	: > $p.out
 	timeout 2 sh -c "echo hostname > $p"
 done
-timeout -s KILL 10 ssh `+sshOptions+`-o ProxyCommand=none -o ControlMaster=no -S `+master+` s2 'echo master $(hostname)'
+timeout -s KILL 10 ssh `+sshOptions+`-o ProxyCommand=none -o ControlMaster=no -S `+master+` s2 'echo master $(hostname)' >`+master+`.out 2>&1 </dev/null
+cat `+master+`.out
 sleep 1
 for p in `+shell+` `+shell6+`; do echo $(basename $p) $(cat $p.out); done`)
 	if err != nil {

@@ -37,6 +37,13 @@ func key(args []string) error {
 	if !ok {
 		return fmt.Errorf("no keyring %q", args[1])
 	}
+	if args[1] != "session" {
+		// As pam_keyinit(8) does at a login: who possesses a keyring may do
+		// more with what is in it.
+		if _, err := unix.KeyctlInt(unix.KEYCTL_LINK, ring, unix.KEY_SPEC_SESSION_KEYRING, 0, 0); err != nil {
+			return err
+		}
+	}
 	if args[0] == "leave" {
 		id, err := unix.AddKey("user", args[2], []byte("left by a job"), ring)
 		if err != nil {
