@@ -41,7 +41,7 @@ func (n Node) slurmd() []string {
 // memory and journal of noded. sbcast leaves a root-owned file wherever slurmd
 // may write.
 var (
-	readOnly     = []string{"/", "/etc", "/usr", "/run", "/run/systemd/system", "/var/lib", "/boot", "/root"}
+	readOnly     = []string{"/", "/etc", "/usr", "/run", "/run/systemd/system", "/var/lib", "/boot", "/root", "/dev", "/sys", "/proc/sys"}
 	inaccessible = []string{"/etc/cloister", "/var/lib/cloister", "/run/cloister/sessions"}
 )
 
