@@ -110,6 +110,9 @@ func (h host) bootAll(ctx context.Context, ramDir string, entries []*entry) (*Cl
 	if err == nil {
 		err = c.each(func(g *node) error { return c.waitSlurm(ctx, g.spec.Name) })
 	}
+	if err == nil {
+		err = c.keepPace(ctx, h.opts.log)
+	}
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("boot the cluster: %w", err)
