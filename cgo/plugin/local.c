@@ -33,8 +33,11 @@ int cl_step_leaves(spank_t sp)
 	struct cl_claim claim = { 0 };
 	int rc;
 
-	if (access(CL_STEP_KEY, F_OK) < 0 && errno == ENOENT)
-		return 0; /* not in a job view: an ordinary step */
+	/* not in a job view: an ordinary step. On a secure node outside of all
+	 * views, noded's directory is there and closed to users. */
+	if (access(CL_STEP_KEY, F_OK) < 0 &&
+	    (errno == ENOENT || errno == EACCES))
+		return 0;
 	claim.cwd = getcwd(cwd, sizeof(cwd));
 	if (!claim.cwd || !describe(sp, &claim)) {
 		slurm_error("cloister: srun does not describe the step");

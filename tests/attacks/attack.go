@@ -30,6 +30,9 @@ type Attack struct {
 	Who    string
 	// Name says who does what, for the table.
 	Name string
+	// Long says that `make attacks` alone makes it, not `make test`: it takes
+	// minutes, or was not yet seen to end alike on a busy machine.
+	Long bool
 	// Defences stand against it. Each alone may stop it, so all of them are
 	// taken out for the run that must succeed.
 	Defences []mutant.Defence

@@ -10,22 +10,21 @@ import (
 
 // Those that need a running session share one: a session takes longer than
 // most attacks.
-func TestEveryAttackIsRefused(t *testing.T) {
+func TestTheShortAttacksAreRefused(t *testing.T) {
 	s := deploy.ForTest(t, deploy.Release)
 	if err := Prepare(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	var during []Attack
+	var during, alone []Attack
 	for _, a := range All {
-		if a.Try == nil {
-			during = append(during, a)
+		if a.Long {
 			continue
 		}
-		t.Run(a.Title(), func(t *testing.T) {
-			if err := a.Try(t.Context(), s); err != nil {
-				t.Error(err)
-			}
-		})
+		if a.Try == nil {
+			during = append(during, a)
+		} else {
+			alone = append(alone, a)
+		}
 	}
 	err := Together(t.Context(), s, during, func(i int, err error) {
 		t.Run(during[i].Title(), func(t *testing.T) {
@@ -36,5 +35,12 @@ func TestEveryAttackIsRefused(t *testing.T) {
 	})
 	if err != nil {
 		t.Errorf("the session that was attacked: %v", err)
+	}
+	for _, a := range alone {
+		t.Run(a.Title(), func(t *testing.T) {
+			if err := a.Try(t.Context(), s); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 // onFilter are attacks on the lock itself, and through it from inside.
 var onFilter = []Attack{
-	{Number: 13, Who: "A4 A6", Name: "the job connects to every host of the cluster on ports that answer, over TCP, UDP and IPv6",
+	{Number: 13, Who: "A4 A6", Name: "the job connects to every host of the cluster on ports that answer, over TCP, UDP and IPv6", Long: true,
 		Defences: defences(mutant.DefaultDrop), Before: listeners, Inside: probe + " connect $(cat " + targetsFile + ")", After: answered},
 	{Number: 28, Who: "A6", Name: "the packet filter is flushed, deleted, opened by a rule, by a policy, made dormant during a session",
 		Defences: defences(mutant.FilterWatch), During: flushed},

@@ -23,7 +23,7 @@ import (
 // onHostileVolumes are attacks by what a volume holds: its owner has its keys,
 // so every byte of the file system in it may be of her making.
 var onHostileVolumes = []Attack{
-	{Number: 27, Who: "A4", Name: "a volume holds setuid programs, file capabilities, device nodes and links out", Defences: defences(mutant.VolumeAttrs, mutant.OwnerMap, mutant.NoNewPrivs), Try: hostileVolume},
+	{Number: 27, Who: "A4", Name: "a volume holds setuid programs, file capabilities, device nodes and links out", Long: true, Defences: defences(mutant.VolumeAttrs, mutant.OwnerMap, mutant.NoNewPrivs), Try: hostileVolume},
 }
 
 // What the script of hostileVolume's job adds to its exit status.

@@ -15,9 +15,9 @@ import (
 var onLaunches = []Attack{
 	{Number: 1, Who: "A4 A6", Name: "a user submits an unsigned script with --secure", Control: withoutPlugin(unsigned("batch", cluster.N1)),
 		Try: every(variant{"dedicated", unsigned("secure", cluster.S1)}, variant{"on-demand", unsigned("secure", cluster.S2)})},
-	{Number: 2, Who: "A1 A2 A4", Name: "a user, root and who controls Slurm launch something else than a sealed job on a dedicated node",
+	{Number: 2, Who: "A1 A2 A4", Name: "a user, root and who controls Slurm launch something else than a sealed job on a dedicated node", Long: true,
 		Control: launches("batch", cluster.N1), Try: refusedLaunches},
-	{Number: 2, Who: "A2", Name: "who controls Slurm has a node load a configuration without the plugin", Control: configless(cluster.N1, "batch", takeConfiguration), Try: configless(cluster.S1, "secure", nil)},
+	{Number: 2, Who: "A2", Name: "who controls Slurm has a node load a configuration without the plugin", Long: true, Control: configless(cluster.N1, "batch", takeConfiguration), Try: configless(cluster.S1, "secure", nil)},
 }
 
 // unsigned submits an ordinary script as a sealed job.

@@ -13,13 +13,13 @@ import (
 // onLeftovers are attacks by what a job leaves, of its own accord or not, and
 // by what it can do to its view.
 var onLeftovers = []Attack{
-	{Number: 16, Who: "A6", Name: "the job writes to $HOME, scratch, /tmp, /dev/shm, /var/tmp, its working directory and everywhere else",
+	{Number: 16, Who: "A6", Name: "the job writes to $HOME, scratch, /tmp, /dev/shm, /var/tmp, its working directory and everywhere else", Long: true,
 		Defences: defences(mutant.HiddenRoots), Inside: writeEverywhere, During: findWritten, After: findWritten},
-	{Number: 36, Who: "A4", Name: "the job leaves shared memory, a message queue, keys and a socket for the next jobs of its user and of others",
+	{Number: 36, Who: "A4", Name: "the job leaves shared memory, a message queue, keys and a socket for the next jobs of its user and of others", Long: true,
 		Defences: defences(mutant.PrivateIPC, mutant.SessionKeyring, mutant.UserKeyring), Inside: leaveBehind, During: segmentsSeen, After: findLeft},
 	{Number: 39, Who: "A4 A6", Name: "file systems that the host mounts during the session show in the job",
 		Defences: defences(mutant.PrivateMounts), During: lateMount},
-	{Number: 39, Who: "A4", Name: "the job makes user namespaces to gain privileges",
+	{Number: 39, Who: "A4", Name: "the job makes user namespaces to gain privileges", Long: true,
 		Control: namespacesInTheOpen, Inside: inNamespaces, After: namespacesGained},
 }
 

@@ -14,11 +14,11 @@ import (
 
 // onNeighbours are attacks by what else is, or wants to be, on the node.
 var onNeighbours = []Attack{
-	{Number: 14, Who: "A4", Name: "processes from before the session, of the victim and of others, look into the job: by ssh, from an ordinary job, of a lingering user",
+	{Number: 14, Who: "A4", Name: "processes from before the session, of the victim and of others, look into the job: by ssh, from an ordinary job, of a lingering user", Long: true,
 		Defences: defences(mutant.StopSSH, mutant.EndLogins, mutant.EndForeign, mutant.DoorsWatch, mutant.ProcessWatch), Before: plantSpies, During: spiesSaw, After: withdrawSpies},
-	{Number: 15, Who: "A2 A4", Name: "a second job is put on the node: by another user, by who controls Slurm while the session's job is suspended, without an allocation",
+	{Number: 15, Who: "A2 A4", Name: "a second job is put on the node: by another user, by who controls Slurm while the session's job is suspended, without an allocation", Long: true,
 		Defences: defences(mutant.OneJob, mutant.ProcessWatch), During: secondJob},
-	{Number: 35, Who: "A4", Name: "processes of the job daemonise, unshare their namespaces and hold volumes open, and slurmstepd dies",
+	{Number: 35, Who: "A4", Name: "processes of the job daemonise, unshare their namespaces and hold volumes open, and slurmstepd dies", Long: true,
 		Defences: defences(mutant.KillGroup), Try: clingers},
 }
 

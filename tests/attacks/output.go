@@ -13,8 +13,8 @@ import (
 // onOutput are what a careless script leaves behind: its output, its memory.
 var onOutput = []Attack{
 	{Number: 17, Who: "A1 A6", Name: "a script that fails, and its children, write to standard output and error", Defences: defences(mutant.OutputInVolume), Try: carelessOutput},
-	{Number: 18, Who: "A1 A6", Name: "programs of a job, and the script itself, are killed with their memory full", Defences: defences(mutant.CoreLimit), Try: coreDump},
-	{Number: 18, Who: "A1 A6", Name: "a program of a job is killed where core dumps are piped to a handler", Defences: defences(mutant.CoreCheck), Try: pipedCore},
+	{Number: 18, Who: "A1 A6", Name: "programs of a job, and the script itself, are killed with their memory full", Long: true, Defences: defences(mutant.CoreLimit), Try: coreDump},
+	{Number: 18, Who: "A1 A6", Name: "a program of a job is killed where core dumps are piped to a handler", Long: true, Defences: defences(mutant.CoreCheck), Try: pipedCore},
 	{Number: 18, Who: "A1 A6", Name: "a job runs where plain swap is on", Defences: defences(mutant.SwapCheck), Try: swapOn},
 }
 

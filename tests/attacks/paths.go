@@ -16,10 +16,10 @@ import (
 // she should not have, or who is root on the file server changes what lies at
 // one that she signed.
 var onPaths = []Attack{
-	{Number: 25, Who: "A1 A4", Name: "links lead from a volume's path to files of the node and of others", Defences: defences(mutant.PolicyRoots, mutant.UserRights), Try: swapped(links)},
-	{Number: 25, Who: "A1 A4", Name: "a FIFO, a directory or a device lies in a volume's place", Defences: defences(mutant.RegularFiles, mutant.PolicyRoots, mutant.UserRights), Try: swapped(specials)},
-	{Number: 25, Who: "A1", Name: "a volume's path flips between a FIFO and a link to a file of the node, while it is opened", Defences: defences(mutant.RegularFiles, mutant.PolicyRoots, mutant.UserRights), Try: flipped},
-	{Number: 25, Who: "A4", Name: "a job has its results volume made outside the policy's directories", Defences: defences(mutant.PolicyRoots), Try: madeOutside},
+	{Number: 25, Who: "A1 A4", Name: "links lead from a volume's path to files of the node and of others", Long: true, Defences: defences(mutant.PolicyRoots, mutant.UserRights), Try: swapped(links)},
+	{Number: 25, Who: "A1 A4", Name: "a FIFO, a directory or a device lies in a volume's place", Long: true, Defences: defences(mutant.RegularFiles, mutant.PolicyRoots, mutant.UserRights), Try: swapped(specials)},
+	{Number: 25, Who: "A1", Name: "a volume's path flips between a FIFO and a link to a file of the node, while it is opened", Long: true, Defences: defences(mutant.RegularFiles, mutant.PolicyRoots, mutant.UserRights), Try: flipped},
+	{Number: 25, Who: "A4", Name: "a job has its results volume made outside the policy's directories", Long: true, Defences: defences(mutant.PolicyRoots), Try: madeOutside},
 }
 
 // A bait is laid in a volume's place by root on the file server.

@@ -17,9 +17,9 @@ import (
 // onPorts are attacks by packets on the dedicated node, which is locked from
 // boot on, so that they take no session.
 var onPorts = []Attack{
-	{Number: 13, Who: "A3 A4", Name: "another compute node, over IPv4 and IPv6, and the login node send to every TCP and UDP port of the locked node",
+	{Number: 13, Who: "A3 A4", Name: "another compute node, over IPv4 and IPv6, and the login node send to every TCP and UDP port of the locked node", Long: true,
 		Defences: defences(mutant.DefaultDrop), Try: scanAll},
-	{Number: 38, Who: "A1 A3", Name: "the file server, the KMS and the controller open connections from their well-known ports",
+	{Number: 38, Who: "A1 A3", Name: "the file server, the KMS and the controller open connections from their well-known ports", Long: true,
 		Defences: defences(mutant.RepliesOnly), Try: fromKnownPorts},
 }
 

@@ -12,7 +12,7 @@ import (
 // onSlurmd are attacks that have slurmd or slurmstepd write files, as root for
 // jobs of root's, whether or not anything of the job runs.
 var onSlurmd = []Attack{
-	{Number: 33, Who: "A1", Name: "root on the login node has slurmd write system files", Control: writtenBySlurmd(cluster.N1, "batch"), Try: writtenBySlurmd(cluster.S1, "secure")},
+	{Number: 33, Who: "A1", Name: "root on the login node has slurmd write system files", Long: true, Control: writtenBySlurmd(cluster.N1, "batch"), Try: writtenBySlurmd(cluster.S1, "secure")},
 	{Number: 33, Who: "A1", Name: "who is root on the login node has slurmd write over a running job's script and into its private directories", Control: intoOpenJob, During: intoJob},
 }
 

@@ -13,7 +13,7 @@ import (
 // onSpool are attacks on the script that slurmd keeps for the job, which
 // belongs to the job's user.
 var onSpool = []Attack{
-	{Number: 8, Who: "A4", Name: "a process that the user left on the node replaces the spooled script in a tight loop once noded has read it", Defences: defences(mutant.VerifiedCopy), Try: replacedScript},
+	{Number: 8, Who: "A4", Name: "a process that the user left on the node replaces the spooled script in a tight loop once noded has read it", Long: true, Defences: defences(mutant.VerifiedCopy), Try: replacedScript},
 }
 
 // The replacer runs on the node as the user, as what an earlier login left may.

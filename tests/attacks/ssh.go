@@ -13,9 +13,9 @@ import (
 // onLogins are attacks by ssh. bob may log in to every node while it is not
 // locked.
 var onLogins = []Attack{
-	{Number: 12, Who: "A4", Name: "another user logs in with a key in his agent, over IPv4 and IPv6",
+	{Number: 12, Who: "A4", Name: "another user logs in with a key in his agent, over IPv4 and IPv6", Long: true,
 		Defences: defences(mutant.StopSSH, mutant.DefaultDrop, mutant.DoorsWatch, mutant.ProcessWatch), Before: startAgent, During: newLogin},
-	{Number: 12, Who: "A4", Name: "another user goes on with sessions from before the lock: a shell, its background processes, a multiplexed connection, IPv6",
+	{Number: 12, Who: "A4", Name: "another user goes on with sessions from before the lock: a shell, its background processes, a multiplexed connection, IPv6", Long: true,
 		Defences: defences(mutant.StopSSH, mutant.DefaultDrop, mutant.EndConnections, mutant.EndLogins, mutant.EndForeign, mutant.DoorsWatch, mutant.ProcessWatch), Before: openLogins, During: oldLogins},
 }
 

@@ -15,8 +15,8 @@ import (
 var onSteps = []Attack{
 	{Number: 11, Who: "A1 A4", Name: "who is root on the login node starts a step in the victim's job, as the victim", Defences: defences(mutant.NoClients, mutant.StepProof), During: stepFromLogin},
 	{Number: 11, Who: "A2", Name: "who controls Slurm starts a step in the victim's job, as the victim", Defences: defences(mutant.StepProof), During: stepFromHead},
-	{Number: 11, Who: "A2 A3", Name: "a proof that a step of the job used is sent again with other arguments", Defences: defences(mutant.StepProof), Try: replayedProof},
-	{Number: 11, Who: "A1 A4", Name: "who is root on the login node attaches to a step of the victim's job", Defences: defences(mutant.NoClients), Try: attached},
+	{Number: 11, Who: "A2 A3", Name: "a proof that a step of the job used is sent again with other arguments", Long: true, Defences: defences(mutant.StepProof), Try: replayedProof},
+	{Number: 11, Who: "A1 A4", Name: "who is root on the login node attaches to a step of the victim's job", Long: true, Defences: defences(mutant.NoClients), Try: attached},
 }
 
 // stepFromLogin: Slurm lets a job's owner start steps in it from anywhere.

@@ -14,9 +14,9 @@ import (
 // variables, files, arguments, standard input.
 var onSurroundings = []Attack{
 	{Number: 9, Who: "A1 A2", Name: "a submitting host plants variables of every kind, functions, dotfiles and crafted SLURM_* values", Defences: defences(mutant.CleanEnvironment, mutant.PrivateDirectories), Try: plantedEnvironment},
-	{Number: 10, Who: "A1 A2", Name: "a submitting host gives arguments, standard input and a working directory with planted files", Defences: defences(mutant.SealedArguments, mutant.EmptyInput, mutant.PrivateDirectories),
+	{Number: 10, Who: "A1 A2", Name: "a submitting host gives arguments, standard input and a working directory with planted files", Long: true, Defences: defences(mutant.SealedArguments, mutant.EmptyInput, mutant.PrivateDirectories),
 		Try: every(variant{"input and directory", plantedFiles}, variant{"arguments", plantedArguments})},
-	{Number: 32, Who: "A1 A4", Name: "--get-user-env has slurmd run a planted profile", Control: userProfile("batch", cluster.N1),
+	{Number: 32, Who: "A1 A4", Name: "--get-user-env has slurmd run a planted profile", Long: true, Control: userProfile("batch", cluster.N1),
 		Try: every(variant{"dedicated", userProfile("secure", cluster.S1)}, variant{"on-demand", userProfile("secure", cluster.S2)})},
 }
 
