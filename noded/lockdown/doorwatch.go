@@ -73,13 +73,14 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 	return nil
 }
 
-// subscribe asks for the announcements of systemd and logind. Those of units'
-// properties are not among them: every start has a job.
+// subscribe asks for the announcements of systemd and logind. Those of units
+// and of their properties are not among them: every start has a job, and a look
+// at a masked unit makes systemd load it, announce it and forget it again.
 func subscribe(ctx context.Context, bus *dbus.Conn) error {
 	rules := [][]dbus.MatchOption{
 		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, systemdName)},
 	}
-	for _, member := range []string{"JobNew", "JobRemoved", "UnitNew", "UnitFilesChanged", "Reloading"} {
+	for _, member := range []string{"JobNew", "JobRemoved", "UnitFilesChanged", "Reloading"} {
 		rules = append(rules, []dbus.MatchOption{dbus.WithMatchSender(systemdName), dbus.WithMatchInterface(systemdManager), dbus.WithMatchMember(member)})
 	}
 	for _, member := range []string{"SessionNew", "UserNew"} {
@@ -142,8 +143,6 @@ func (d Doors) concerns(s *dbus.Signal) bool {
 	switch s.Name {
 	case systemdManager + ".JobNew", systemdManager + ".JobRemoved":
 		at = 2
-	case systemdManager + ".UnitNew":
-		at = 0
 	}
 	if at < 0 {
 		return true
