@@ -45,7 +45,7 @@ func atSocket(ctx context.Context, s *deploy.Site, _ Victim) error {
 	if r, err := s.RunAs(ctx, "bob", cluster.S2, peer+" ask"); err != nil || !strings.Contains(r.Stdout, "permission denied") {
 		return fmt.Errorf("as it is, the socket is not closed to users: %q (%v)", r.Stdout, err)
 	}
-	inView := "nsenter --mount=/proc/$(pgrep -n -u alice -x sleep)/ns/mnt sh -c 'test -d /shared && test -z "$(ls -A /run/cloister | grep -vx step-key)"'"
+	inView := `nsenter --mount=/proc/$(pgrep -n -u alice -x sleep)/ns/mnt sh -c 'test -d /shared && test "$(ls -A /run/cloister)" = step-key'`
 	if r, err := s.Run(ctx, cluster.S2, inView); err != nil || r.Exit != 0 {
 		return fmt.Errorf("the job view has more of noded than the step key: exit status %d (%v)", r.Exit, err)
 	}
