@@ -81,18 +81,18 @@ func (w words) job(node string) string {
 #CLOISTER output=/results/out.txt
 word=` + w.script + `
 did() { echo "$1" >> /results/did.txt; }
-cat /data/* && did stdout
-cat /data/* >&2 && did stderr
+cat /data/*.txt && did stdout
+cat /data/*.txt >&2 && did stderr
 ls -l /data; env
 for dir in /tmp /var/tmp /dev/shm "$HOME" "$PWD"; do
-	cp /data/* "$dir/" && echo "$word $CANARY" > "$dir/words" && gzip -c /data/* > "$dir/packed.gz" && did "files in $dir"
+	cp /data/*.txt "$dir/" && echo "$word $CANARY" > "$dir/words" && gzip -c /data/*.txt > "$dir/packed.gz" && did "files in $dir"
 done
-perl -e 'local $/; $_ = <>; $id = shmget(77, 1 << 20, 01600) or die; shmwrite($id, $_, 0, length) or die' /data/* && did sysv
+perl -e 'local $/; $_ = <>; $id = shmget(77, 1 << 20, 01600) or die "shmget: $!"; shmwrite($id, $_, 0, length) or die "shmwrite: $!"' /data/*.txt && did sysv
 ulimit -c unlimited 2>/dev/null
-perl -e 'local $/; $_ = <>; $many = $_ x 50; kill SEGV => $$; sleep 5' /data/*
+perl -e 'local $/; $_ = <>; $many = $_ x 50; kill SEGV => $$; sleep 5' /data/*.txt
 [ $? = 139 ] && did segv
 tr a-z b-za < "/data/patient-` + w.file + `.txt" > /results/result.txt && did result
-perl -e 'local $/; $_ = <>; $many = $_ x 100; sleep 2' /data/* && did memory
+perl -e 'local $/; $_ = <>; $many = $_ x 100; sleep 2' /data/*.txt && did memory
 sync
 `
 }
