@@ -25,7 +25,7 @@ demo: deps ## the main job on a real cluster, told as a story (about 6 minutes; 
 	$(GO) run ./tests/demo
 
 .PHONY: test
-test: deps lint test-unit plugin-test test-cluster ## all tests, also on the real cluster (about 25 minutes; needs root)
+test: deps lint test-unit plugin-test test-cluster ## all tests, also on the real cluster (about 40 minutes; needs root)
 	@echo "make test: everything passed"
 
 .PHONY: test-unit
@@ -36,12 +36,17 @@ test-unit: deps ## the tests that need no cluster (about 4 minutes)
 test-cluster: deps ## the tests on the real cluster alone
 	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/
 
+.PHONY: test-full
+test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, the network under load, the canary
+	$(GO) test -tags cluster,full -timeout 60m -count 1 -p 1 -run 'SlurmsVerbs|UnderLoad' ./tests/e2e/
+	$(GO) test -tags cluster -timeout 60m -count 1 ./tests/canary/
+
 .PHONY: bench
 bench: deps ## what Cloister costs, measured side by side (ONLY=slurm for a part)
 	$(GO) run ./tests/bench $(if $(ONLY),-only $(ONLY))
 
 .PHONY: attacks
-attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 for one (about 25 minutes)
+attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 for one (about 50 minutes)
 	$(GO) run -tags mutants ./tests/attacks/cmd/attacks $(if $(ATTACK),-attack $(ATTACK))
 
 .PHONY: canary
@@ -65,6 +70,7 @@ lint: deps ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags cluster,guest ./tests/... ./noded/...
+	$(GO) vet -tags cluster,full ./tests/e2e
 	$(GO) vet -tags mutants ./...
 	$(GO) run $(STATICCHECK) ./...
 

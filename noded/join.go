@@ -47,7 +47,7 @@ func (d *Daemon) join(c *handoff.Conn, l *live, log *zap.Logger) {
 	}
 	var known *sealed.Refusal
 	if errors.As(err, &known) {
-		log.Error("incident: a step was started into a secure job", zap.String("session", l.record.ID))
+		log.Error("incident: a step was started into a secure job", zap.String("session", l.record.ID), zap.Error(err))
 	}
 	d.refuse(c, log, "admit", err)
 }
