@@ -87,7 +87,7 @@ ls -l /data; env
 for dir in /tmp /var/tmp /dev/shm "$HOME" "$PWD"; do
 	cp /data/*.txt "$dir/" && echo "$word $CANARY" > "$dir/words" && gzip -c /data/*.txt > "$dir/packed.gz" && did "files in $dir"
 done
-perl -e 'local $/; $_ = <>; $id = shmget(77, 1 << 20, 01600) or die "shmget: $!"; shmwrite($id, $_, 0, length) or die "shmwrite: $!"' /data/*.txt && did sysv
+perl -e 'local $/; $_ = <>; defined($id = shmget(77, 1 << 20, 01600)) or die "shmget: $!"; shmwrite($id, $_, 0, length) or die "shmwrite: $!"' /data/*.txt && did sysv
 ulimit -c unlimited 2>/dev/null
 perl -e 'local $/; $_ = <>; $many = $_ x 50; kill SEGV => $$; sleep 5' /data/*.txt
 [ $? = 139 ] && did segv
