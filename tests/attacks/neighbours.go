@@ -69,7 +69,8 @@ func jobOver(ctx context.Context, s *deploy.Site, id uint32) error {
 	return err
 }
 
-func spiesSaw(ctx context.Context, s *deploy.Site, _ Victim) error {
+// spiesSaw counts what they got of the victim's job, not of each other's, and who lives.
+func spiesSaw(ctx context.Context, s *deploy.Site, v Victim) error {
 	// Long enough for a spy's next rounds.
 	r, err := s.Run(ctx, cluster.S2, "sleep 4; for n in "+notes("*")+"; do sed \"s/^/${n##*/notes-}: /\" $n; done; for p in $(pgrep -x probe); do tr '\\0' ' ' </proc/$p/cmdline; echo; done")
 	if err != nil {
@@ -81,8 +82,10 @@ func spiesSaw(ctx context.Context, s *deploy.Site, _ Victim) error {
 		if spy, ok := strings.CutPrefix(line, probe+" spy /var/tmp/notes-"); ok {
 			who, _, _ := strings.Cut(spy, " ")
 			ways[who+" lives"] = true
-		} else if who, what, ok := strings.Cut(line, ": "); ok && slices.Contains(spies, who) {
-			ways[who+" "+what] = true
+		} else if who, note, ok := strings.Cut(line, ": "); ok && slices.Contains(spies, who) {
+			if group, what, _ := strings.Cut(note, " "); strings.Contains(group, fmt.Sprintf("/job_%d/", v.Job)) {
+				ways[who+" "+what] = true
+			}
 		}
 	}
 	return each(ways, "of the spies")

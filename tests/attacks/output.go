@@ -130,7 +130,7 @@ func pipedCore(ctx context.Context, s *deploy.Site) error {
 	if err != nil {
 		return err
 	}
-	err = refused(ctx, s, "alice", "--secure "+name+".sealed", "core_pattern pipes core dumps to a program")
+	err = refused(ctx, s, "alice", "--secure "+name+".sealed", "which hands core dumps to a program")
 	if r, lerr := s.Run(ctx, cluster.S2, "grep -q "+Secret+" /root/dump"); lerr != nil {
 		return lerr
 	} else if r.Exit == 0 {

@@ -14,8 +14,8 @@ import (
 // onSteps are attacks on a session by steps, and on the steps that it has.
 var onSteps = []Attack{
 	{Number: 11, Who: "A1 A4", Name: "who is root on the login node starts a step in the victim's job, as the victim", Defences: defences(mutant.NoClients, mutant.StepProof), During: stepFromLogin},
-	{Number: 11, Who: "A2", Name: "who controls Slurm starts a step in the victim's job, as the victim", Defences: defences(mutant.StepProof), During: stepFromHead},
-	{Number: 11, Who: "A2 A3", Name: "a proof that a step of the job used is sent again with other arguments", Long: true, Defences: defences(mutant.StepProof), Try: replayedProof},
+	{Number: 11, Who: "A2", Name: "who controls Slurm starts a step in the victim's job, as the victim", Defences: defences(mutant.StepProof, mutant.DefaultDrop), During: stepFromHead},
+	{Number: 11, Who: "A2 A3", Name: "a proof that a step of the job used is sent again with other arguments", Long: true, Defences: defences(mutant.StepProof, mutant.DefaultDrop), Try: replayedProof},
 	{Number: 11, Who: "A1 A4", Name: "who is root on the login node attaches to a step of the victim's job", Long: true, Defences: defences(mutant.NoClients), Try: attached},
 }
 
@@ -35,7 +35,8 @@ func stepFromLogin(ctx context.Context, s *deploy.Site, v Victim) error {
 }
 
 // stepFromHead starts a step that srun hears nothing of: a locked node opens no
-// connection to the controller's srun. It would show in the job view.
+// connection to the controller's srun, without which slurmstepd starts no task.
+// So the packet filter stands against it too. It would show in the job view.
 func stepFromHead(ctx context.Context, s *deploy.Site, v Victim) error {
 	return blindStep(ctx, s, v.Job, "")
 }

@@ -16,7 +16,7 @@ import (
 
 // spy looks at every process of the given user again and again and notes in a
 // file what it got of them: spy NOTES UID SECRET. The notes are one line a
-// finding, each once.
+// finding, each once: the process's control group, a space, what was got.
 func spy(args []string) error {
 	if len(args) != 3 {
 		return errors.New("usage: spy NOTES UID SECRET")
@@ -41,6 +41,7 @@ func spy(args []string) error {
 
 func look(uid string, secret []byte) (found []string) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	note := func(group, what string) { found = append(found, group+" "+what) }
 	for _, dir := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
 		status, _ := os.ReadFile(dir + "/status")
@@ -52,28 +53,31 @@ func look(uid string, secret []byte) (found []string) {
 		if ns, err := os.Readlink(dir + "/ns/mnt"); err == nil && ns == own {
 			continue
 		}
+		// 0::PATH (cgroups(7)); everybody may read it.
+		b, _ := os.ReadFile(dir + "/cgroup")
+		group := strings.TrimSpace(strings.TrimPrefix(string(b), "0::"))
 		if os.Getuid() != atoi(uid) { // the rest needs the same user
 			if cmd, err := os.ReadFile(dir + "/cmdline"); err == nil && bytes.Contains(cmd, []byte("slurm_script")) {
-				found = append(found, "saw its command line")
+				note(group, "saw its command line")
 			}
 			continue
 		}
 		if b, err := os.ReadFile(dir + "/root/data/secret.txt"); err == nil && bytes.Contains(b, secret) {
-			found = append(found, "read its file through /proc/PID/root")
+			note(group, "read its file through /proc/PID/root")
 		}
 		if b, err := os.ReadFile(dir + "/environ"); err == nil && len(b) > 0 {
-			found = append(found, "read its environment")
+			note(group, "read its environment")
 		}
 		if memory(dir) {
-			found = append(found, "read its memory")
+			note(group, "read its memory")
 		}
 		if err := syscall.PtraceAttach(pid); err == nil {
 			syscall.Wait4(pid, nil, syscall.WALL, nil) // or it would stay stopped
 			syscall.PtraceDetach(pid)
-			found = append(found, "traced it")
+			note(group, "traced it")
 		}
 		if syscall.Kill(pid, 0) == nil {
-			found = append(found, "could signal it")
+			note(group, "could signal it")
 		}
 	}
 	return found
