@@ -13,9 +13,9 @@ import (
 	"sync"
 	"time"
 
-	"cloister/kms"
 	"cloister/noded/handoff"
 	"cloister/noded/lockdown"
+	"cloister/noded/redeem"
 	"cloister/noded/replay"
 	"cloister/noded/session"
 	"cloister/policy"
@@ -28,7 +28,7 @@ import (
 type Config struct {
 	Policy     *policy.Policy
 	Identities []age.Identity
-	KMS        *kms.Client
+	KMS        *redeem.Client
 	// Node is this node's Slurm name.
 	Node string
 	// Check says why this node may not serve at all (package nodecheck). It
@@ -52,7 +52,7 @@ type Config struct {
 type Daemon struct {
 	policy     *policy.Policy
 	identities []age.Identity
-	kms        *kms.Client
+	kms        *redeem.Client
 	node       string
 	check      func() []string
 	memory     func(context.Context, func(string)) error

@@ -17,6 +17,7 @@ import (
 	"cloister/noded"
 	"cloister/noded/handoff"
 	"cloister/noded/nodecheck"
+	"cloister/noded/redeem"
 	"cloister/noded/replay"
 	"cloister/noded/session"
 	"cloister/policy"
@@ -99,7 +100,7 @@ func build(c Config, p *policy.Policy, node nodecheck.Node, log *zap.Logger) (*n
 	if err != nil {
 		return nil, fmt.Errorf("reading the KMS's CA: %w", err)
 	}
-	client, err := kms.New(kms.Config{Address: p.KMS.Address, CAPEM: ca, Timeout: kmsTimeout})
+	client, err := redeem.New(kms.Config{Address: p.KMS.Address, CAPEM: ca, Timeout: kmsTimeout})
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"cloister/noded/memfile"
 )
 
 // MaxClaim is the greatest length of a claim in bytes (CL_CLAIM_MAX of
@@ -103,36 +103,11 @@ func checkTail(parts [][]byte) error {
 	return nil
 }
 
-// seals are those of a file whose bytes cannot change any more.
-const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-
 // Read reads a claim from a file in memory that is sealed.
 func Read(f *os.File) (*Claim, error) {
-	b, err := readSealed(f, MaxClaim)
+	b, err := memfile.Read(f, MaxClaim)
 	if err != nil {
 		return nil, fmt.Errorf("reading a step's claim: %w", err)
 	}
 	return Parse(b)
-}
-
-func readSealed(f *os.File, limit int64) ([]byte, error) {
-	got, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
-	if err != nil {
-		return nil, fmt.Errorf("not a file in memory: %w", err)
-	}
-	if got&seals != seals {
-		return nil, errors.New("the file is not sealed")
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > limit {
-		return nil, fmt.Errorf("%d bytes, at most %d are read", info.Size(), limit)
-	}
-	b := make([]byte, info.Size())
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return nil, err
-	}
-	return b, nil
 }

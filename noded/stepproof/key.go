@@ -9,9 +9,8 @@ import (
 	"io"
 	"os"
 
+	"cloister/noded/memfile"
 	"cloister/secret"
-
-	"golang.org/x/sys/unix"
 )
 
 // KeySize is the length of a step key in bytes (CL_STEP_KEY_BYTES of
@@ -48,17 +47,8 @@ func (k Key) Check(c *Claim, proof string) error {
 // File returns the key in a sealed file in memory, for systemd's descriptor
 // store.
 func (k Key) File() (*os.File, error) {
-	fd, err := unix.MemfdCreate("cloister-step-key", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	f, err := memfile.New("cloister-step-key", k.Reveal())
 	if err != nil {
-		return nil, fmt.Errorf("keeping the step key: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "step key")
-	_, err = f.Write(k.Reveal())
-	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
-	}
-	if err != nil {
-		f.Close()
 		return nil, fmt.Errorf("keeping the step key: %w", err)
 	}
 	return f, nil
@@ -66,7 +56,7 @@ func (k Key) File() (*os.File, error) {
 
 // ReadKey reads what File made.
 func ReadKey(f *os.File) (Key, error) {
-	b, err := readSealed(f, KeySize)
+	b, err := memfile.Read(f, KeySize)
 	if err != nil {
 		return Key{}, fmt.Errorf("reading the step key: %w", err)
 	}
