@@ -140,7 +140,11 @@ func tamperedImage(ctx context.Context, s *deploy.Site) error {
 		if err := s.Upload(ctx, "alice", image); err != nil {
 			return err
 		}
-		return s.Seal(ctx, "alice", name+"-"+kind, strings.Replace(job(name+"-"+kind+".luks", "sleep 1000 || true\napptainer -q exec "+image+" /bin/echo from the image\n"), "#CLOISTER output", "#CLOISTER image="+image+"\n#CLOISTER output", 1))
+		wait := ""
+		if kind == "signed" { // so that it can be replaced meanwhile
+			wait = "sleep 1000 || true\n"
+		}
+		return s.Seal(ctx, "alice", name+"-"+kind, strings.Replace(job(name+"-"+kind+".luks", wait+"apptainer -q exec "+image+" /bin/echo from the image\n"), "#CLOISTER output", "#CLOISTER image="+image+"\n#CLOISTER output", 1))
 	}
 	for kind, file := range map[string]string{"signed": images.SIF, "unsigned": images.Unsigned, "stranger": images.Stranger, "extra": images.SIF} {
 		if err := sealFor(kind, file); err != nil {
