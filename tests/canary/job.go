@@ -38,8 +38,8 @@ const (
 
 // words are what the researcher wants nobody to see.
 type words struct {
-	data, file, script, env string
-	result                  string // next(data)
+	data, file, script, env, step string
+	result                        string // next(data)
 }
 
 // jobs are what ran, and what must be nowhere.
@@ -68,7 +68,7 @@ func next(s string) string {
 }
 
 // job does with the data what careless scripts do: copies wherever it can write, System V memory, a core
-// dump, both outputs, the environment of many processes. What worked is written to the results.
+// dump, both outputs, the environment of many processes, job steps. What worked is written to the results.
 func (w words) job(node string) string {
 	return `#!/bin/bash
 #SBATCH --partition=secure
@@ -88,6 +88,9 @@ for dir in /tmp /var/tmp /dev/shm "$HOME" "$PWD"; do
 	cp /data/*.txt "$dir/" && echo "$word $CANARY" > "$dir/words" && gzip -c /data/*.txt > "$dir/packed.gz" && did "files in $dir"
 done
 perl -e 'local $/; $_ = <>; defined($id = shmget(77, 1 << 20, 01600)) or die "shmget: $!"; shmwrite($id, $_, 0, length) or die "shmwrite: $!"' /data/*.txt && did sysv
+echo "argument-` + w.step + `" > /tmp/arguments
+STEP=` + w.step + ` srun --overlap -n1 sh -c 'xargs -a /tmp/arguments echo; env; cat /data/*.txt' && did step
+STEP=` + w.step + ` srun --overlap -n1 -o /results/step.%t sh -c 'env; cat /data/*.txt' && did "step to a file"
 ulimit -c unlimited 2>/dev/null
 perl -e 'local $/; $_ = <>; $many = $_ x 50; kill SEGV => $$; sleep 5' /data/*.txt
 [ $? = 139 ] && did segv
@@ -98,15 +101,15 @@ sync
 }
 
 // didAll are what the script must have been able to do: else the search proves less than it says.
-var didAll = []string{"stdout", "stderr", "files in /tmp", "files in /dev/shm", "sysv", "segv", "result", "memory"}
+var didAll = []string{"stdout", "stderr", "files in /tmp", "files in /dev/shm", "sysv", "step", "step to a file", "segv", "result", "memory"}
 
 func results(node string) string { return "results-" + node + ".luks" }
 
 func runJobs(ctx context.Context, s *deploy.Site, dir string, say func(string, ...any)) (*jobs, error) {
-	j := &jobs{words: words{data: word(), file: word(), script: word(), env: word()}}
+	j := &jobs{words: words{data: word(), file: word(), script: word(), env: word(), step: word()}}
 	w := &j.words
 	w.result = next(w.data)
-	for what, value := range map[string]string{"data": w.data, "file name": w.file, "script": w.script, "environment": w.env, "result": w.result} {
+	for what, value := range map[string]string{"data": w.data, "file name": w.file, "script": w.script, "environment": w.env, "step": w.step, "result": w.result} {
 		j.add(kindWords, what, []byte(value))
 	}
 	// Lines of different length put the word at every place of a block and at every phase of base64.
@@ -248,7 +251,7 @@ func (j *jobs) check(ctx context.Context, s *deploy.Site, node string) error {
 	if err := errors.Join(errOut, errResult); err != nil {
 		return err
 	}
-	for _, w := range []string{j.words.data, j.words.file, j.words.env} {
+	for _, w := range []string{j.words.data, j.words.file, j.words.env, j.words.step} {
 		if !strings.Contains(string(out), w) {
 			missing = append(missing, "a word in its output")
 		}
