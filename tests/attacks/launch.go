@@ -73,7 +73,7 @@ var forms = []form{
 	{"salloc by root", "", cluster.Login, `salloc -p PARTITION -w NODE srun touch MARK`},
 	// From the login node: the packet filter lets a step answer no other.
 	{"--no-allocate", "", cluster.Login, `srun --no-allocate -n1 -w NODE touch MARK`},
-	{"moved by scontrol update", "", cluster.Head, `cd /tmp; j=$(sbatch --parsable -H -p batch -o /dev/null --wrap "touch MARK"); scontrol update jobid=$j partition=PARTITION reqnodelist=NODE && scontrol release $j` + waited},
+	{"moved by scontrol update", "", cluster.Head, `cd /tmp; j=$(sbatch --parsable -H -p batch -o /dev/null --wrap "touch MARK"); for i in $(seq 10); do scontrol update jobid=$j partition=PARTITION reqnodelist=NODE && scontrol release $j && break; sleep 1; done` + waited + `; scancel $j`},
 }
 
 // launches tries every form on a node and looks which of them left its mark.
