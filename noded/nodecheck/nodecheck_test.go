@@ -20,6 +20,9 @@ const mounts = `30 1 0:1 / / ro,relatime shared:1 - ext4 /dev/vda rw
 36 31 0:2 /systemd/inaccessible/dir /run/cloister/sessions ro - tmpfs tmpfs rw
 `
 
+// tunables are those that the shipped drop-in sets.
+const tunables = "GLIBC_TUNABLES=glibc.malloc.perturb=165:glibc.malloc.tcache_count=0\x00"
+
 // node writes a sound secure node's files and lets the test spoil some. @DIR@
 // stands for the directory of slurm.conf.
 func node(t *testing.T, spoil map[string]string) Node {
@@ -34,7 +37,7 @@ func node(t *testing.T, spoil map[string]string) Node {
 		"proc/100/comm":      "slurmd\n",
 		"proc/100/mountinfo": mounts,
 		"proc/100/cmdline":   "/usr/sbin/slurmd\x00-D\x00--systemd\x00",
-		"proc/100/environ":   "PATH=/usr/bin\x00",
+		"proc/100/environ":   "PATH=/usr/bin\x00" + tunables,
 		"proc/101/comm":      "bash\n",
 		"proc/self/comm":     "slurmd\n",
 	}
@@ -69,7 +72,7 @@ func TestASoundNodeHasNothingWrong(t *testing.T) {
 		{"plugstack.conf": "required\tcloister.so\tnode=dedicated\n"},
 		{"proc/100/comm": "absent"}, // no slurmd runs
 		{"proc/100/cmdline": "/usr/sbin/slurmd\x00-Df\x00@DIR@/slurm.conf\x00"},
-		{"proc/100/environ": "SLURM_CONF=@DIR@/slurm.conf\x00"},
+		{"proc/100/environ": tunables + "SLURM_CONF=@DIR@/slurm.conf\x00"},
 		{"swaps": "absent"},
 	} {
 		if wrong := node(t, sound).Check(); len(wrong) != 0 {
@@ -126,9 +129,12 @@ func TestEachFaultIsNamed(t *testing.T) {
 		{"proc/100/cmdline", "/usr/sbin/slurmd\x00--conf-server=head\x00", "configless"},
 		{"proc/100/cmdline", "/usr/sbin/slurmd\x00-D\x00-f\x00/tmp/slurm.conf\x00", "/tmp/slurm.conf"},
 		{"proc/100/cmdline", "/usr/sbin/slurmd\x00-Df/tmp/slurm.conf\x00", "/tmp/slurm.conf"},
-		{"proc/100/environ", "SLURM_CONF=/tmp/slurm.conf\x00", "SLURM_CONF=/tmp/slurm.conf"},
-		{"proc/100/environ", "A=b\x00SLURM_CONF_SERVER=head\x00", "SLURM_CONF_SERVER"},
-		{"proc/100/environ", "SLURMD_RECONF_CONF_CACHE=/var/spool/slurmd/conf-cache\x00", "configless"},
+		{"proc/100/environ", "PATH=/usr/bin\x00", "does not overwrite"},
+		{"proc/100/environ", strings.Replace(tunables, "perturb=165", "perturb=0", 1), "does not overwrite"},
+		{"proc/100/environ", strings.Replace(tunables, ":glibc.malloc.tcache_count=0", "", 1), "does not overwrite"},
+		{"proc/100/environ", tunables + "SLURM_CONF=/tmp/slurm.conf\x00", "SLURM_CONF=/tmp/slurm.conf"},
+		{"proc/100/environ", tunables + "A=b\x00SLURM_CONF_SERVER=head\x00", "SLURM_CONF_SERVER"},
+		{"proc/100/environ", tunables + "SLURMD_RECONF_CONF_CACHE=/var/spool/slurmd/conf-cache\x00", "configless"},
 	} {
 		wrong := node(t, map[string]string{c.file: c.text}).Check()
 		if len(wrong) != 1 || !strings.Contains(wrong[0], c.says) {

@@ -26,7 +26,7 @@ func (n Node) slurmd() []string {
 		if name, err := os.ReadFile(dir + "/comm"); err != nil || strings.TrimSpace(string(name)) != "slurmd" {
 			continue // a process that ended meanwhile has no comm
 		}
-		for _, check := range []func(string) error{n.confined, n.local, n.release} {
+		for _, check := range []func(string) error{n.confined, n.forgetful, n.local, n.release} {
 			if err := check(dir); os.IsNotExist(err) {
 				break
 			} else if err != nil {
@@ -105,6 +105,36 @@ func covering(mounts []mount, path string) (best *mount) {
 		}
 	}
 	return best
+}
+
+// forgetful refuses a slurmd whose C library keeps what was freed: a step's
+// arguments and environment pass through slurmd, which lives for weeks. The
+// GNU C library overwrites freed memory with glibc.malloc.perturb, but not what
+// its per-thread cache takes (The GNU C Library, "Memory Allocation Tunables").
+func (n Node) forgetful(dir string) error {
+	b, err := readBounded(dir + "/environ")
+	if err != nil {
+		return err
+	}
+	perturb, cache := "", ""
+	for v := range strings.SplitSeq(string(b), "\x00") {
+		tunables, ok := strings.CutPrefix(v, "GLIBC_TUNABLES=")
+		if !ok {
+			continue
+		}
+		for t := range strings.SplitSeq(tunables, ":") {
+			switch name, value, _ := strings.Cut(t, "="); name {
+			case "glibc.malloc.perturb":
+				perturb = value
+			case "glibc.malloc.tcache_count":
+				cache = value
+			}
+		}
+	}
+	if value, err := strconv.ParseUint(perturb, 10, 8); err != nil || value == 0 || cache != "0" {
+		return fmt.Errorf("slurmd (process %s) does not overwrite the memory that it frees: %s", filepath.Base(dir), dropIn)
+	}
+	return nil
 }
 
 // local refuses a slurmd that was told to take its configuration from anywhere

@@ -26,6 +26,8 @@ var faults = []fault{
 	{"optional plugin", "sed -i s/^required/optional/ /etc/slurm/plugstack.conf", "not required", "sed -i s/^optional/required/ /etc/slurm/plugstack.conf"},
 	{"slurmd free to write", "mv /etc/systemd/system/slurmd.service.d/cloister.conf /root/ && " + restarted,
 		"may write /", "mv /root/cloister.conf /etc/systemd/system/slurmd.service.d/ && " + restarted},
+	{"slurmd that keeps what it frees", "printf '[Service]\\nEnvironment=GLIBC_TUNABLES=\\n' > /etc/systemd/system/slurmd.service.d/keeps.conf && " + restarted,
+		"does not overwrite the memory", "rm /etc/systemd/system/slurmd.service.d/keeps.conf && " + restarted},
 	{"configless slurmd", "printf '[Service]\\nEnvironment=SLURM_CONF_SERVER=head\\n' > /etc/systemd/system/slurmd.service.d/server.conf && " + restarted,
 		"configless", "rm /etc/systemd/system/slurmd.service.d/server.conf && " + restarted},
 }
