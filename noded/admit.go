@@ -193,11 +193,11 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 	if err != nil {
 		return nil, err
 	}
-	key, err := d.kms.Redeem(ctx, token(m.Tokens[0]))
+	key, err := d.exchange(ctx, m.Tokens[0])
 	if errors.Is(err, kms.ErrUsed) && askedBefore {
 		// This node asked and never saw the answer: that is what the spare is for.
 		d.log.Warn("an answer of the KMS was lost, using the spare token", zap.String("job", m.Job))
-		key, err = d.kms.Redeem(ctx, token(m.Spare))
+		key, err = d.exchange(ctx, m.Spare)
 	}
 	if err != nil {
 		return nil, d.redemptionFailed(a, askedBefore, err)
@@ -233,7 +233,11 @@ func kmsHint(err error) string {
 	return kms.Hint(err)
 }
 
-func token(s string) secret.Bytes { return secret.New([]byte(s)) }
+func (d *Daemon) exchange(ctx context.Context, token string) (secret.Bytes, error) {
+	t := secret.New([]byte(token))
+	defer t.Wipe()
+	return d.kms.Redeem(ctx, t)
+}
 
 // refusal is what the user reads in the job's output file.
 func refusal(cause, next string) error { return &sealed.Refusal{Cause: cause, Next: next} }
