@@ -46,7 +46,7 @@ bench: deps ## what Cloister costs, measured side by side (ONLY=slurm for a part
 	$(GO) run ./tests/bench $(if $(ONLY),-only $(ONLY))
 
 .PHONY: attacks
-attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 for one (about 50 minutes)
+attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 or 9,14 for some (about an hour)
 	$(GO) run -tags mutants ./tests/attacks/cmd/attacks $(if $(ATTACK),-attack $(ATTACK))
 
 .PHONY: canary

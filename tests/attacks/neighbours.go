@@ -2,6 +2,7 @@ package attacks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,7 +71,12 @@ func jobOver(ctx context.Context, s *deploy.Site, id uint32) error {
 }
 
 // spiesSaw counts what they got of the victim's job, not of each other's, and who lives.
-func spiesSaw(ctx context.Context, s *deploy.Site, v Victim) error {
+func spiesSaw(ctx context.Context, s *deploy.Site, v Victim) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, withdrawSpies(context.WithoutCancel(ctx), s, v))
+		}
+	}()
 	// Long enough for a spy's next rounds.
 	r, err := s.Run(ctx, cluster.S2, "sleep 4; for n in "+notes("*")+"; do sed \"s/^/${n##*/notes-}: /\" $n; done; for p in $(pgrep -x probe); do tr '\\0' ' ' </proc/$p/cmdline; echo; done")
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,26 +25,21 @@ import (
 )
 
 func main() {
-	number := flag.Int("attack", 0, "try only the attacks of this number")
+	numbers := flag.String("attack", "", "try only the attacks of these numbers, such as 9 or 9,14")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *number); err != nil {
+	if err := run(ctx, *numbers); err != nil {
 		stop()
 		fmt.Fprintln(os.Stderr, "attacks:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, number int) (err error) {
-	var chosen []attacks.Attack
-	for _, a := range attacks.All {
-		if number == 0 || a.Number == number {
-			chosen = append(chosen, a)
-		}
-	}
-	if len(chosen) == 0 {
-		return fmt.Errorf("no attack has the number %d; docs/threat-model.md lists them", number)
+func run(ctx context.Context, numbers string) (err error) {
+	chosen, err := choose(numbers)
+	if err != nil {
+		return err
 	}
 	s, err := deploy.Start(ctx, deploy.Mutants, func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) })
 	if err != nil {
@@ -73,10 +69,30 @@ func run(ctx context.Context, number int) (err error) {
 		return err
 	}
 	fmt.Printf("%d attacks: each refused, each shown to succeed without its defence; all nodes idle\n", len(outcomes))
-	if number == 0 {
+	if numbers == "" {
 		return attacks.WriteTable(attacks.Document, outcomes)
 	}
 	return nil
+}
+
+// choose returns the attacks of a list of numbers, all for an empty one.
+func choose(numbers string) ([]attacks.Attack, error) {
+	if numbers == "" {
+		return attacks.All, nil
+	}
+	var chosen []attacks.Attack
+	for number := range strings.SplitSeq(numbers, ",") {
+		before := len(chosen)
+		for _, a := range attacks.All {
+			if strconv.Itoa(a.Number) == number {
+				chosen = append(chosen, a)
+			}
+		}
+		if len(chosen) == before {
+			return nil, fmt.Errorf("no attack has the number %q; docs/threat-model.md lists them", number)
+		}
+	}
+	return chosen, nil
 }
 
 func try(ctx context.Context, s *deploy.Site, a attacks.Attack) (attacks.Outcome, error) {
