@@ -209,8 +209,18 @@ func clingers(ctx context.Context, s *deploy.Site) error {
 			return err
 		}
 		if left == "" {
-			return idle(ctx, s, cluster.S2)
+			break
 		}
+	}
+	// Nobody tells Slurm that the job is over: it would wait for its time limit.
+	if _, err := s.Output(ctx, cluster.Head, fmt.Sprintf("timeout 60 scancel %d", id)); err != nil {
+		return err
+	}
+	if err := jobOver(ctx, s, id); err != nil {
+		return err
+	}
+	if left == "" {
+		return idle(ctx, s, cluster.S2)
 	}
 	if strings.Contains(left, " probe") {
 		if n, err = s.Output(ctx, cluster.S2, living); err != nil {
