@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,18 +57,47 @@ func (n Node) corePattern() error {
 
 // hibernation refuses a kernel that was told where to write all memory to.
 func (n Node) hibernation() error {
-	lines, err := readLines(or(n.CommandLine, "/proc/cmdline"))
+	words, err := n.bootParameters()
 	if err != nil {
-		return fmt.Errorf("asking for the kernel's command line: %w", err)
+		return err
 	}
-	for _, line := range lines {
-		for _, word := range strings.Fields(line) {
-			if strings.HasPrefix(word, "resume=") {
-				return fmt.Errorf("the kernel's command line has %s: hibernation would write the memory of a job there; take it out of the boot loader's configuration", word)
-			}
+	for _, word := range words {
+		if strings.HasPrefix(word, "resume=") {
+			return fmt.Errorf("the kernel's command line has %s: hibernation would write the memory of a job there; take it out of the boot loader's configuration", word)
 		}
 	}
 	return nil
+}
+
+// forgetfulKernel refuses a kernel that leaves in freed pages what a job had
+// there. Of several values the last counts; those that say yes are
+// kstrtobool's (lib/kstrtox.c).
+func (n Node) forgetfulKernel() error {
+	words, err := n.bootParameters()
+	if err != nil {
+		return err
+	}
+	on := false
+	for _, word := range words {
+		if value, ok := strings.CutPrefix(word, "init_on_free="); ok {
+			on = slices.Contains([]string{"1", "y", "Y", "t", "T", "on", "On", "ON"}, value)
+		}
+	}
+	if !on {
+		return errors.New("the kernel does not overwrite the memory that it frees: boot it with init_on_free=1, in the boot loader's configuration")
+	}
+	return nil
+}
+
+func (n Node) bootParameters() (words []string, err error) {
+	lines, err := readLines(or(n.CommandLine, "/proc/cmdline"))
+	if err != nil {
+		return nil, fmt.Errorf("asking for the kernel's command line: %w", err)
+	}
+	for _, line := range lines {
+		words = append(words, strings.Fields(line)...)
+	}
+	return words, nil
 }
 
 // recheck is how long a change can go unnoticed of which the kernel does not

@@ -39,7 +39,7 @@ const sizeLimit = 1 << 20
 // may serve.
 func (n Node) Check() []string {
 	wrong := n.slurmConf()
-	for _, check := range []func() error{n.configless, n.plugstack, n.swap, n.corePattern, n.hibernation} {
+	for _, check := range []func() error{n.configless, n.plugstack, n.swap, n.corePattern, n.hibernation, n.forgetfulKernel} {
 		if err := check(); err != nil {
 			wrong = append(wrong, err.Error())
 		}
