@@ -172,7 +172,7 @@ func (d *Daemon) goOn(ctx context.Context, c *handoff.Conn, l *live, log *zap.Lo
 		return
 	}
 	o.log(log)
-	d.finish(c, l, d.steps(l, nil), log)
+	d.finish(c, l, d.steps(l, nil), o, log)
 	overwriteFreed()
 	d.release(l)
 	d.status()

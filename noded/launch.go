@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"cloister/mutant"
@@ -200,7 +201,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 	l.unlock()
 	if err := c.Admit(d.answer(a, l.view)); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
-		d.finish(c, l, steps, log)
+		d.finish(c, l, steps, outcome{err: err}, log)
 		return
 	}
 	log.Info("started", zap.Duration("took", time.Since(started)))
@@ -211,7 +212,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		return
 	}
 	o.log(log)
-	d.finish(c, l, steps, log)
+	d.finish(c, l, steps, o, log)
 }
 
 // An outcome is how slurmstepd said that a job ended, or that it did not say.
@@ -226,6 +227,22 @@ func (o outcome) log(log *zap.Logger) {
 		return
 	}
 	log.Info("ended", zap.Int("status", o.end.Status))
+}
+
+// tell is what the user reads of it in slurm-%j.out, which has nothing of the
+// script's own.
+func (o outcome) tell() []string {
+	const next = "next: read what it printed in the volume: cloister volume extract"
+	status := syscall.WaitStatus(o.end.Status)
+	switch {
+	case o.end.Died || o.err != nil:
+		return nil // nobody is there to read it
+	case status.Signaled():
+		return []string{fmt.Sprintf("the script was ended by signal %d (%s)", status.Signal(), status.Signal()), next}
+	case status.ExitStatus() != 0:
+		return []string{fmt.Sprintf("the script ended with exit status %d", status.ExitStatus()), next}
+	}
+	return []string{"the script ended with exit status 0"}
 }
 
 // noArray is Slurm's NO_VAL (slurm/slurm.h), the array of a job of none.
@@ -248,7 +265,7 @@ func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgr
 }
 
 // finish undoes a session and tells slurmstepd, if it is still there.
-func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, log *zap.Logger) {
+func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcome, log *zap.Logger) {
 	began := time.Now()
 	if err := d.undo(l, steps); err != nil {
 		d.fence(log, err)
@@ -256,12 +273,12 @@ func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, log *zap
 		return
 	}
 	log.Info("released", zap.Duration("took", time.Since(began)))
-	ended := "the secure session ended; volumes closed, keys wiped"
+	var said []string
 	if l.why != nil {
-		_ = c.Released(strings.ReplaceAll("the node ended the job: "+l.why.Error(), "\n", "; "), ended)
-		return
+		said = append(said, strings.ReplaceAll("the node ended the job: "+l.why.Error(), "\n", "; "))
 	}
-	_ = c.Released(ended)
+	said = append(said, o.tell()...)
+	_ = c.Released(append(said, "the secure session ended; volumes closed, keys wiped")...)
 }
 
 func (d *Daemon) undo(l *live, steps []session.Step) error {

@@ -146,3 +146,17 @@ func TestASessionThatIsEndedByTheNodeWaitsForSlurmstepdToNotice(t *testing.T) {
 		t.Errorf("ended because of %v", l.why)
 	}
 }
+
+func TestAUserReadsHowTheScriptEnded(t *testing.T) {
+	for want, o := range map[string]outcome{
+		"the script ended with exit status 0":                         {},
+		"the script ended with exit status 3|next: read what":         {end: handoff.End{Status: 3 << 8}},
+		"the script was ended by signal 15 (terminated)|next: read ":  {end: handoff.End{Status: 15}},
+		"the script was ended by signal 11 (segmentation fault)|next": {end: handoff.End{Status: 11 | 0x80}}, // with a core dump
+		"": {end: handoff.End{Died: true}},
+	} {
+		if got := strings.Join(o.tell(), "|"); !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("%+v is told as %q, want %q", o, got, want)
+		}
+	}
+}

@@ -52,6 +52,9 @@ exit 3
 	if strings.Contains(end.Output, Secret) {
 		return got("slurm-%%j.out has the secret")
 	}
+	if !strings.Contains(end.Output, "cloister: the script ended with exit status 3\n") {
+		return fmt.Errorf("slurm-%%j.out does not say how the script ended: %q", end.Output)
+	}
 	printed, err := s.Results(ctx, "alice", name+".luks", "out.txt")
 	if err != nil {
 		return err
@@ -91,6 +94,9 @@ kill -SEGV $$
 	}
 	if end.State != "FAILED" || end.ExitCode != "0:11" {
 		return fmt.Errorf("the job is %s with %s: %s", end.State, end.ExitCode, end.Output)
+	}
+	if !strings.Contains(end.Output, "cloister: the script was ended by signal 11 (") {
+		return fmt.Errorf("slurm-%%j.out does not say how the script ended: %q", end.Output)
 	}
 	printed, err := s.Results(ctx, "alice", name+".luks", "out.txt")
 	if err != nil {

@@ -126,7 +126,8 @@ echo $((after - before))`
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("canary\nto stderr\n%d\nwritten\n%d answers\n1\n", size, asks)
+	// bash tells of the sleep that was killed.
+	want := fmt.Sprintf("canary\nto stderr\n%d\nwritten\n%d answers\n1\nTerminated\n", size, asks)
 	if got != want {
 		t.Errorf("the job's output is %q, want %q", got, want)
 	}
