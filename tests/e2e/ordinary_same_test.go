@@ -37,7 +37,9 @@ var anyRun = normal{
 	{regexp.MustCompile(`\b(socket|pipe):\[\d+\]`), "$1:[N]"},
 	{regexp.MustCompile(`(?i)\b(job|job allocation|step)([ _])\d+(\.\d+)?`), "$1$2 N"},
 	{regexp.MustCompile(`\bjob0*\d+\b`), "jobN"},
-	{regexp.MustCompile(`\b\d+\.0\b`), "N.0"},
+	{regexp.MustCompile(`\b\d+\.(0|batch)\b`), "N.$1"},
+	{regexp.MustCompile(`\bXDG_SESSION_ID=c\d+`), "XDG_SESSION_ID=cN"},
+	{regexp.MustCompile(`\bAccrueTime=\S+`), "AccrueTime=N"}, // Unknown until Slurm has got round to it
 	{regexp.MustCompile(`/dev/pts/\d+`), "/dev/pts/N"},
 	{regexp.MustCompile(`(?m)^(tick\n)+`), "tick\n"},
 }
@@ -63,7 +65,7 @@ var (
 	jobNumber = regexp.MustCompile(`(?m)^\d+$`)
 	// Several tasks write to these, in any order.
 	unordered = regexp.MustCompile(`\.err$|-two|multi-prog|bad-exit|files/epilog`)
-	numbered  = regexp.MustCompile(`(pattern-named-)\d+`)
+	numbered  = regexp.MustCompile(`(pattern-\w+-)\d+`)
 )
 
 func (n normal) text(name, text string) string {

@@ -261,9 +261,11 @@ func (s *scanner) answer(b []byte) {
 	port := binary.BigEndian.Uint16(body)
 	ours := binary.BigEndian.Uint16(body[2:]) == s.sport
 	switch {
-	case proto == unix.IPPROTO_TCP && ours && len(body) > 13 && body[13]&0x04 != 0:
+	case proto == unix.IPPROTO_TCP && ours && len(body) > 13 && body[13]&0x04 != 0: // RST
 		s.answers = append(s.answers, fmt.Sprintf("tcp %d closed", port))
-	case proto == unix.IPPROTO_TCP && ours:
+	case proto == unix.IPPROTO_TCP && ours && len(body) > 13 && body[13]&0x12 == 0x12: // SYN and ACK
+		// Anything else is of a connection that the scanned host opened to
+		// that port, such as to its file server.
 		s.answers = append(s.answers, fmt.Sprintf("tcp %d open", port))
 	case proto == unix.IPPROTO_UDP && ours:
 		s.answers = append(s.answers, fmt.Sprintf("udp %d open", port))
