@@ -38,6 +38,7 @@ var anyRun = normal{
 	{regexp.MustCompile(`(?i)\b(job|job allocation|step)([ _])\d+(\.\d+)?`), "$1$2 N"},
 	{regexp.MustCompile(`\bjob0*\d+\b`), "jobN"},
 	{regexp.MustCompile(`\b\d+\.(0|batch)\b`), "N.$1"},
+	{regexp.MustCompile(`\bplanned\b`), "idle"}, // a job waited when the scheduler came round
 	{regexp.MustCompile(`\bXDG_SESSION_ID=c\d+`), "XDG_SESSION_ID=cN"},
 	{regexp.MustCompile(`\bAccrueTime=\S+`), "AccrueTime=N"}, // Unknown until Slurm has got round to it
 	{regexp.MustCompile(`/dev/pts/\d+`), "/dev/pts/N"},
