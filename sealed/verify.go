@@ -3,8 +3,6 @@ package sealed
 import (
 	"bytes"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"cloister/mutant"
@@ -16,9 +14,9 @@ import (
 
 // A Signer is who signed a sealed job, as Verify found.
 type Signer struct {
-	Key         ssh.PublicKey
-	Fingerprint string   // "SHA256:…", as ssh-keygen -l prints it
-	Users       []string // the principals that allowed_signers gives this key
+	Key         ssh.PublicKey // or the certificate that holds it
+	Fingerprint string        // "SHA256:…", as ssh-keygen -l prints it
+	Users       signers.Principals
 }
 
 // Verify checks that the signature covers every byte before it and that the
@@ -37,12 +35,14 @@ func (e *Envelope) Verify(list *signers.List, now time.Time) (Signer, error) {
 			return Signer{}, refuse(ErrAltered, nextTransfer, "the sealed job was altered after it was signed: its signature does not match")
 		}
 	}
-	signer := Signer{Key: s.PublicKey, Fingerprint: ssh.FingerprintSHA256(s.PublicKey)}
+	signer := Signer{Key: s.PublicKey, Fingerprint: signers.Fingerprint(s.PublicKey)}
 	users, err := list.Find(s.PublicKey, Namespace, now)
 	switch {
 	case mutant.Removed(mutant.RegisteredSigner):
 	case errors.Is(err, signers.ErrNotNow):
 		return Signer{}, refuse(ErrExpiredSigner, "ask the cluster's administrator to renew your line in allowed_signers", "the key %s that signed this job is registered, but not valid at this time", signer.Fingerprint)
+	case errors.Is(err, signers.ErrCertificate):
+		return Signer{}, refuse(ErrUnknownSigner, "ask whoever issued the certificate for one that lets you sign", "the key %s that signed this job has a certificate that does not count: %v", signer.Fingerprint, err)
 	case err != nil:
 		return Signer{}, refuse(ErrUnknownSigner, "give the line that cloister init prints to the cluster's administrator", "the key %s that signed this job is not registered on this node", signer.Fingerprint)
 	}
@@ -65,8 +65,8 @@ func CheckBinding(m *Manifest, signer Signer, user string) error {
 	if m.User != user {
 		return refuse(ErrOtherUser, "submit it as the user it was sealed for, or seal your own", "this job was sealed for user %q and submitted by %q", m.User, user)
 	}
-	if !slices.Contains(signer.Users, user) {
-		return refuse(ErrOtherUser, "ask the cluster's administrator to register your key for your user name", "the key %s signs for %s, not for user %q", signer.Fingerprint, strings.Join(signer.Users, ", "), user)
+	if !signer.Users.Include(user) {
+		return refuse(ErrOtherUser, "ask the cluster's administrator to register your key for your user name", "the key %s signs for %s, not for user %q", signer.Fingerprint, signer.Users, user)
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func (a *app) verify(path, allowed, cluster string) error {
 		return err
 	}
 	a.printf("%s is a sealed job, format %d, %s\n", path, sealed.Format, size(int64(len(file))))
-	a.printf("  signed by    %s (%s), unaltered\n", signer.Fingerprint, strings.Join(signer.Users, ", "))
+	a.printf("  signed by    %s (%s), unaltered\n", signer.Fingerprint, signer.Users)
 	for i, l := range e.SBATCH() {
 		a.printf("  %-12s %s\n", map[bool]string{true: "Slurm reads"}[i == 0], l)
 	}
