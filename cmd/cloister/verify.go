@@ -98,6 +98,10 @@ func checkRecord(home string, r *jobs.Record, cluster string, now time.Time) err
 func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	a.printf("  job          %s\n", r.Job)
 	a.printf("  for          user %s, %s nodes of cluster %s\n", r.User, r.Class, r.Cluster)
+	if !r.Revoked.IsZero() {
+		a.printf("  revoked      %s\n", r.Revoked.Format("2006-01-02 15:04 MST"))
+		a.note("You revoked it: no node will run it. Seal the script again.\n")
+	}
 	a.printf("  valid until  %s (%s)\n", r.Expires.Format("2006-01-02 15:04 MST"), left(r.Expires.Sub(now)))
 	a.printf("It may\n")
 	for _, v := range r.Volumes {
