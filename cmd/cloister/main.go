@@ -86,7 +86,7 @@ VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOM
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
 	})
-	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newVerify(a), newRevoke(a), newDocs())
+	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newDocs())
 	wantArguments(root)
 	return root
 }

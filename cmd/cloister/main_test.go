@@ -38,13 +38,14 @@ func TestMain(m *testing.M) {
 //	                        DIR and prints what is left there
 //	agent NAME…             serves an SSH agent that holds new Ed25519 keys
 //	mute                    lets the script's agents list their keys, but not sign
+//	sif FILE [KEYS]         makes an image, signed with a new key if KEYS is given
 //	tokens N                wants N unused tokens in the KMS
 func TestSessions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "small": small, "interrupt": interrupt, "tokens": tokens,
+			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens,
 		},
 	})
 }
