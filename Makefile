@@ -93,8 +93,7 @@ build: ## the binaries and the plugin, into bin/ (SLURM_HEADERS=DIR for another 
 .PHONY: submit-library
 submit-library:
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -buildmode=c-shared -ldflags='-s -w' -o $(BIN)/cloister-submit.so ./spank/library
-	@rm -f $(BIN)/cloister-submit.h
+	$(GO) build -trimpath -buildmode=c-shared -ldflags='-s -w' -o $(BIN)/cloister-submit.so ./spank/library && rm -f $(BIN)/cloister-submit.h
 
 .PHONY: build-mutants
 build-mutants:

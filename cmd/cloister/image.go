@@ -35,7 +35,8 @@ func newImageCheck(a *app) *cobra.Command {
 		Long: `check applies a node's rules to a SIF image: every object in it signed by a key
 that the cluster allows, one primary partition, squashfs, for amd64. The keys are
 those of the site file, if it has any, else give them with --keys. Without keys it
-looks at the image's shape, says who claims to have signed it, and exits 3.
+looks at the image's shape, says who claims to have signed it, and exits 3. How
+large an image may be, and under which directories, is for the node's policy.
 
 With --job it also says whether this is the image that a job was sealed with.`,
 		Example: `  cloister image check analysis.sif

@@ -82,6 +82,11 @@ func findRecord(home, job string) (*jobs.Record, error) {
 	if _, err := sealed.Parse(file); err != nil {
 		return nil, err
 	}
+	return recordOf(home, file)
+}
+
+// recordOf is the record of a sealed job's bytes.
+func recordOf(home string, file []byte) (*jobs.Record, error) {
 	sum := sha256.Sum256(file)
 	return jobs.Find(home, hex.EncodeToString(sum[:]))
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -67,8 +65,7 @@ func (a *app) verify(path, allowed, cluster string) error {
 	for i, l := range e.SBATCH() {
 		a.printf("  %-12s %s\n", map[bool]string{true: "Slurm reads"}[i == 0], l)
 	}
-	sum := sha256.Sum256(file)
-	r, err := jobs.Find(home, hex.EncodeToString(sum[:]))
+	r, err := recordOf(home, file)
 	if errors.Is(err, jobs.ErrUnknown) {
 		a.note("It was not sealed on this machine: until when it is valid and what it may do is encrypted to the nodes.\n")
 		return nil
