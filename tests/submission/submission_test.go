@@ -5,6 +5,7 @@ package submission
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,32 +28,52 @@ PartitionName=all Nodes=ALL Default=YES State=UP
 	slow   = time.Minute // a client that Slurm does not answer tries again for minutes
 )
 
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "submission")
-	if err != nil {
-		return "", err
+// built is where the plugin and its library are, once a test needed them.
+var built string
+
+var build = sync.OnceValue(func() (err error) {
+	if built, err = os.MkdirTemp("", "submission"); err != nil {
+		return err
 	}
 	top, err := filepath.Abs("../..")
 	if err != nil {
-		return dir, err
+		return err
 	}
 	for _, args := range [][]string{
-		{"make", "-s", "-C", filepath.Join(top, "cgo/plugin"), "plugin", "OUT=" + dir},
-		{"make", "-s", "-C", top, "submit-library", "BIN=" + dir},
+		{"make", "-s", "-C", filepath.Join(top, "cgo/plugin"), "plugin", "OUT=" + built},
+		{"make", "-s", "-C", top, "submit-library", "BIN=" + built},
 	} {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			return dir, errors.New(strings.Join(args, " ") + ": " + string(out))
+			return errors.New(strings.Join(args, " ") + ": " + string(out))
 		}
 	}
-	return dir, nil
+	return nil
 })
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if dir, _ := build(); dir != "" {
-		os.RemoveAll(dir)
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	os.Exit(status)
+}
+
+// lookAtSources has the go command run these tests again when a file has
+// changed that a program which they start reads or is built from.
+func lookAtSources(t *testing.T) {
+	t.Helper()
+	for _, dir := range []string{"cgo/plugin", "spank", "sealed", "slurm"} {
+		err := filepath.WalkDir(filepath.Join("../..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			_, err = os.ReadFile(path)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // login is a login node: a directory with its configuration and the user's files.
@@ -100,11 +121,11 @@ func (l login) shell(t *testing.T, line string, env ...string) string {
 
 func plugin(t *testing.T) string {
 	t.Helper()
-	dir, err := build()
-	if err != nil {
+	lookAtSources(t)
+	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(dir, "cloister.so")
+	return filepath.Join(built, "cloister.so")
 }
 
 func TestWhatTheNodeWouldRefuseIsRefusedAtOnceInItsWords(t *testing.T) {
