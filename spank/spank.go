@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,6 +85,11 @@ func (s Submission) script() ([]byte, error) {
 		return nil, unseen("sbatch does not tell which file is its script")
 	}
 	options := s.Arguments[1:s.First]
+	// sbatch asks once for each component, and counts from where that begins.
+	if slices.Contains(s.Arguments[1:min(s.First+1, len(s.Arguments))], ":") {
+		return nil, &sealed.Refusal{Kind: sealed.ErrNotSealed, Cause: "a sealed job cannot be part of a heterogeneous job",
+			Next: "submit it alone, without ':'"} // as cgo/plugin/launch.c
+	}
 	if s.First == len(s.Arguments) {
 		if given(options, "--wr") {
 			return []byte("#!/bin/sh\n"), nil // what sbatch makes of --wrap is no sealed job

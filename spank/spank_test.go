@@ -103,6 +103,9 @@ func TestTheScriptIsTheOneThatSbatchTakes(t *testing.T) {
 		"absolute all the same": {[]string{"--secure", "--chdir=/tmp", job}, 3, "", false},
 		"in the PATH":           {[]string{"--secure", "nowhere.sealed"}, 2, "no file here", true},
 		"not a file":            {[]string{"--secure", fifo}, 2, "no file here", true},
+		"heterogeneous":         {[]string{"--secure", ":", "-n1", job}, 2, "heterogeneous", false},
+		"its second component":  {[]string{"-n1", ":", "--secure", job}, 3, "heterogeneous", false},
+		"a colon for the job":   {[]string{"--secure", job, ":"}, 2, "", false},
 		"no index":              {[]string{"--secure", job}, 0, "does not tell", true},
 		"an index beyond":       {[]string{"--secure", job}, 9, "does not tell", true},
 	} {

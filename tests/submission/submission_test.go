@@ -137,6 +137,8 @@ func TestWhatTheNodeWouldRefuseIsRefusedAtOnceInItsWords(t *testing.T) {
 		"sbatch --secure altered.sealed":              "its signature does not match",
 		"sbatch -J x -o job.sealed --secure plain.sh": "this is an ordinary script",
 		"sbatch --secure -- plain.sh job.sealed":      "this is an ordinary script",
+		"sbatch --secure -n1 : -n1 job.sealed":        "cannot be part of a heterogeneous job",
+		"sbatch -n1 : --secure -n1 job.sealed":        "cannot be part of a heterogeneous job",
 		"srun --secure true":                          "only batch jobs can be sealed",
 		"salloc --secure true":                        "only batch jobs can be sealed",
 	} {
