@@ -86,6 +86,14 @@ build: ## the binaries and the plugin, into bin/ (SLURM_HEADERS=DIR for another 
 	$(CLIENT) -o $(BIN)/ ./cmd/cloister ./cmd/cloister-kms
 	$(NODE) -o $(BIN)/ ./cmd/cloister-noded
 	$(MAKE) -s -C cgo/plugin plugin OUT=$(abspath $(BIN)) SLURM_HEADERS=$(SLURM_HEADERS)
+	$(MAKE) -s submit-library
+
+# What the plugin loads in sbatch, srun and salloc with --secure: Go, so it is
+# built apart, and its C header is of no use to anyone.
+.PHONY: submit-library
+submit-library:
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -buildmode=c-shared -ldflags='-s -w' -o $(BIN)/cloister-submit.so ./spank/library && rm -f $(BIN)/cloister-submit.h
 
 .PHONY: build-mutants
 build-mutants:

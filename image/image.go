@@ -106,6 +106,23 @@ func verify(f io.ReaderAt, size int64, keys *Keys, arch string) (Verdict, error)
 	return Verdict{Fingerprints: fingerprints, Partition: part, Objects: len(verified)}, nil
 }
 
+// Inspect tells, without any key, what no key can mend: it returns the errors
+// of Verify that do not depend on one, or the fingerprints of those who claim to
+// have signed. It checks no signature: an altered image passes.
+func Inspect(f io.ReaderAt, size int64) (claimed []string, err error) {
+	l, err := readLayout(f, size)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.checkCoverage(); err != nil {
+		return nil, err
+	}
+	if _, err := l.primaryPartition(Architecture); err != nil {
+		return nil, err
+	}
+	return slices.Compact(slices.Sorted(slices.Values(l.claimedSigners()))), nil
+}
+
 // checkSignatures runs the module's verification with its default options and
 // returns the signers and the objects that their signatures cover.
 func checkSignatures(l *layout, keys *Keys) (fingerprints []string, verified map[uint32]bool, err error) {
@@ -152,7 +169,7 @@ func checkSignatures(l *layout, keys *Keys) (fingerprints []string, verified map
 func reason(err error, l *layout) error {
 	switch {
 	case errors.Is(err, pgperrors.ErrUnknownIssuer):
-		return fmt.Errorf("%w: %s", ErrUnknownKey, l.claimedSigners())
+		return fmt.Errorf("%w: %s", ErrUnknownKey, strings.Join(l.claimedSigners(), ", "))
 	case errors.Is(err, pgperrors.ErrKeyExpired), errors.Is(err, pgperrors.ErrSignatureExpired), errors.Is(err, pgperrors.ErrKeyRevoked):
 		return fmt.Errorf("%w: %w", ErrExpiredKey, err)
 	case errors.Is(err, &integrity.SignatureNotFoundError{}):

@@ -152,6 +152,35 @@ func TestASignedImageIsAcceptedAndItsVerdictNamesSignerAndPartition(t *testing.T
 	}
 }
 
+func TestWithoutAKeyTheShapeIsJudgedAndTheSignersAreClaimed(t *testing.T) {
+	e, other := newKey(t, 0), newKey(t, 0)
+	root := func() *sif.Buffer { return build(t, primary(t, sif.FsSquash, squashfs(4096), "amd64")) }
+	raw := sign(t, root(), e)
+	inspect := func(raw []byte) ([]string, error) { return Inspect(bytes.NewReader(raw), int64(len(raw))) }
+	if claimed, err := inspect(raw); err != nil || len(claimed) != 1 || claimed[0] != fingerprint(e) {
+		t.Errorf("claimed %v, %v", claimed, err)
+	}
+	_, err := inspect(root().Bytes())
+	want(t, "unsigned", err, ErrUnsigned)
+	_, err = inspect([]byte("#!/bin/sh\n"))
+	want(t, "a script", err, ErrNotSIF)
+	_, err = inspect(sign(t, build(t, primary(t, sif.FsSquash, squashfs(4096), "arm64")), e))
+	want(t, "another architecture", err, ErrArchitecture)
+	// It promises no more than that.
+	v, err := check(raw, keysOf(t, e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[v.Partition.Offset+v.Partition.Size-1] ^= 1
+	if _, err := inspect(raw); err != nil {
+		t.Errorf("altered: %v", err)
+	}
+	_, err = check(raw, keysOf(t, e))
+	want(t, "altered, with the key", err, ErrAltered)
+	_, err = check(raw, keysOf(t, other))
+	want(t, "altered, with another key", err, ErrUnknownKey)
+}
+
 func TestEachReasonForARefusalIsToldApart(t *testing.T) {
 	e, stranger, expired := newKey(t, 0), newKey(t, 0), newKey(t, time.Hour)
 	body := squashfs(4096)

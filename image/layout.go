@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	"github.com/sylabs/sif/v2/pkg/sif"
@@ -243,12 +242,12 @@ func (l *layout) checkFormat(s object) error {
 
 // claimedSigners lists the fingerprints in the signatures' descriptors, which
 // nothing vouches for.
-func (l *layout) claimedSigners() string {
+func (l *layout) claimedSigners() []string {
 	var fps []string
 	for _, s := range l.signatures() {
 		fps = append(fps, fmt.Sprintf("%X", s.Extra[4:24])) // after int32 hash type; a V4 fingerprint has 20 bytes
 	}
-	return strings.Join(fps, ", ")
+	return fps
 }
 
 // snapshot is the file as the sif module shall see it: the checked front from

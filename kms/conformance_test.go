@@ -224,8 +224,23 @@ func TestARevokedTokenCannotBeRedeemed(t *testing.T) {
 		if _, err := c.Redeem(t.Context(), tok.Token); !errors.Is(err, kms.ErrUsed) {
 			t.Errorf("redeeming a revoked token: %v, want ErrUsed", err)
 		}
-		if err := c.Revoke(t.Context(), k.user, tok.Accessor); err == nil {
-			t.Error("revoking twice succeeded")
+		if err := c.Revoke(t.Context(), k.user, tok.Accessor); !errors.Is(err, kms.ErrUsed) {
+			t.Errorf("revoking twice: %v, want ErrUsed", err)
+		}
+		used := mustWrap(t, k, newKey(t), time.Hour)
+		if _, err := c.Redeem(t.Context(), used.Token); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Revoke(t.Context(), k.user, used.Accessor); !errors.Is(err, kms.ErrUsed) {
+			t.Errorf("revoking a used token: %v, want ErrUsed", err)
+		}
+		stranger := secret.New([]byte("cku.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))
+		kept := mustWrap(t, k, newKey(t), time.Hour)
+		if err := c.Revoke(t.Context(), stranger, kept.Accessor); !errors.Is(err, kms.ErrDenied) {
+			t.Errorf("revoking as a stranger: %v, want ErrDenied", err)
+		}
+		if _, err := c.Redeem(t.Context(), kept.Token); err != nil {
+			t.Errorf("a token that a stranger tried to revoke: %v", err)
 		}
 	})
 }

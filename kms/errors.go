@@ -102,9 +102,12 @@ func (c *Client) fail(op string, kind error, cause string) *Error {
 }
 
 // The texts by which a server tells these answers apart; OpenBao and Vault:
-// vault/wrapping.go. The others are the embedded server's additions.
+// vault/wrapping.go and vault/token_store.go. The others are the embedded
+// server's additions.
 const (
 	tokenGone    = "wrapping token is not valid or does not exist"
+	badAccessor  = "invalid accessor"
+	noAccessor   = "No token found with this accessor"
 	tokenExpired = "wrapping token has expired"
 	tooMany      = "user has too many unused wrapping tokens"
 )
@@ -158,7 +161,7 @@ func (c *Client) classifyAnswer(op string, re *api.ResponseError) *Error {
 	switch {
 	case re.StatusCode == 400 && said(tokenExpired):
 		return c.fail(op, ErrExpired, "")
-	case re.StatusCode == 400 && said(tokenGone):
+	case re.StatusCode == 400 && (said(tokenGone) || said(badAccessor)):
 		return c.fail(op, ErrUsed, "")
 	case re.StatusCode == 429 && said(tooMany):
 		return c.fail(op, ErrLimit, "")

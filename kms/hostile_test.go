@@ -408,3 +408,27 @@ func TestAHostileAnswerToAWrapIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestARevocationOfNothingIsToldInEveryFormThatServersHave(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		body   string
+		want   error
+	}{
+		"done, no content":      {204, "", nil},
+		"done, with an answer":  {200, `{"data":null,"warnings":null}`, nil},
+		"unknown, as a warning": {200, `{"data":null,"warnings":["No token found with this accessor"]}`, kms.ErrUsed},
+		"unknown, as an error":  {400, `{"errors":["invalid accessor"]}`, kms.ErrUsed},
+		"another error":         {400, `{"errors":["missing accessor"]}`, kms.ErrDenied},
+		"not allowed":           {403, `{"errors":["permission denied"]}`, kms.ErrDenied},
+		"garbage":               {200, `ok`, kms.ErrMalformed},
+	} {
+		client := hostile(t, 5*time.Second, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(c.status)
+			io.WriteString(w, c.body)
+		}))
+		if err := client.Revoke(t.Context(), canaryToken(), "accessor"); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}

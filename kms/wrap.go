@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,7 +93,7 @@ func (c *Client) Wrap(ctx context.Context, userToken, jobKey secret.Bytes, ttl t
 }
 
 // Revoke ends an unused wrapping token of the same user, by its accessor. A
-// token that is no longer there is ErrDenied: there was nothing to revoke.
+// token that is no longer there is ErrUsed: there was nothing to revoke.
 func (c *Client) Revoke(ctx context.Context, userToken secret.Bytes, accessor string) error {
 	const op = "revoking a token"
 	if err := checkToken(userToken); err != nil {
@@ -105,8 +106,21 @@ func (c *Client) Revoke(ctx context.Context, userToken secret.Bytes, accessor st
 		method: http.MethodPost, path: "auth/token/revoke-accessor", token: userToken,
 		body: []byte(`{"accessor":"` + accessor + `"}`),
 	})
-	clear(answer)
-	return err
+	if err != nil || len(answer) == 0 {
+		return err
+	}
+	defer clear(answer)
+	var a struct {
+		Warnings []string `json:"warnings"`
+	}
+	if err := decode(answer, &a); err != nil {
+		return c.fail(op, ErrMalformed, err.Error())
+	}
+	// Newer servers say so in an answer, not in an error.
+	if slices.Contains(a.Warnings, noAccessor) {
+		return c.fail(op, ErrUsed, "")
+	}
+	return nil
 }
 
 // CheckUser asks the KMS whether it knows the user's token, before anything

@@ -7,14 +7,12 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"io"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"cloister/sealed/signers"
+	"cloister/tests/softkey"
 
 	"filippo.io/age"
 	"github.com/hiddeco/sshsig"
@@ -66,8 +64,14 @@ func allow(t testing.TB, user string, s ssh.Signer) *signers.List {
 // sealFor makes a sealed job of alice's, signed by s.
 func sealFor(t testing.TB, s ssh.Signer, to age.Recipient) []byte {
 	t.Helper()
+	return sealAs(t, s, ssh.FingerprintSHA256(s.PublicKey()), to)
+}
+
+// sealAs says in the manifest that another key signs it.
+func sealAs(t testing.TB, s ssh.Signer, fingerprint string, to age.Recipient) []byte {
+	t.Helper()
 	m := testManifest(t)
-	m.Signer = ssh.FingerprintSHA256(s.PublicKey())
+	m.Signer = fingerprint
 	payload, err := Payload(m, []byte(script))
 	if err != nil {
 		t.Fatal(err)
@@ -94,33 +98,14 @@ func everySigner(t testing.TB) map[string]ssh.Signer {
 		}
 		m[name] = signerOf(t, k)
 	}
-	m["sk-ed25519"] = newSecurityKey(t)
+	for name, kind := range map[string]string{"sk-ed25519": ssh.KeyAlgoSKED25519, "sk-ecdsa": ssh.KeyAlgoSKECDSA256} {
+		k, err := softkey.New(kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m[name] = k
+	}
 	return m
-}
-
-// securityKey signs as a FIDO token would (PROTOCOL.u2f): over the hash of the
-// application, flags, counter and the hash of the message.
-type securityKey struct {
-	public  ssh.PublicKey
-	private ed25519.PrivateKey
-}
-
-func newSecurityKey(t testing.TB) *securityKey {
-	t.Helper()
-	pub, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blob := ssh.Marshal(struct {
-		Kind        string
-		Key         []byte
-		Application string
-	}{ssh.KeyAlgoSKED25519, pub, "ssh:"})
-	public, err := ssh.ParsePublicKey(blob)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &securityKey{public, private}
 }
 
 // roundTrip opens a sealed job as a node would and returns what it is asked.
@@ -141,15 +126,6 @@ func roundTrip(file []byte, list *signers.List, ids ...age.Identity) (*Manifest,
 		return nil, nil, err
 	}
 	return m, s, nil
-}
-
-func (k *securityKey) PublicKey() ssh.PublicKey { return k.public }
-
-func (k *securityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
-	trailer := []byte{1, 0, 0, 0, 7} // user present, seventh signature
-	app, message := sha256.Sum256([]byte("ssh:")), sha256.Sum256(data)
-	signed := slices.Concat(app[:], trailer, message[:])
-	return &ssh.Signature{Format: ssh.KeyAlgoSKED25519, Blob: ed25519.Sign(k.private, signed), Rest: trailer}, nil
 }
 
 func replaceOnce(t testing.TB, s, old, with string) string {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/big"
 
+	"cloister/sealed/signers"
+
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 )
@@ -21,14 +23,15 @@ const skTrailer = 5
 // reads several forms of one ECDSA integer.
 func canonicalSignature(s *sshsig.Signature) error {
 	trailer := 0
-	switch s.PublicKey.Type() {
+	key := signers.Plain(s.PublicKey)
+	switch key.Type() {
 	case ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256:
 		trailer = skTrailer
 	}
 	if len(s.Signature.Rest) != trailer {
 		return fmt.Errorf("its signature has %d bytes after its end", len(s.Signature.Rest))
 	}
-	switch s.PublicKey.Type() {
+	switch key.Type() {
 	case ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256:
 		var n struct{ R, S *big.Int }
 		if err := ssh.Unmarshal(s.Signature.Blob, &n); err != nil {
@@ -38,11 +41,15 @@ func canonicalSignature(s *sshsig.Signature) error {
 			return errors.New("its ECDSA signature is not in canonical form")
 		}
 	case ssh.KeyAlgoRSA:
-		key, ok := s.PublicKey.(ssh.CryptoPublicKey)
+		// sshsig looks at this for a plain key alone.
+		if f := s.Signature.Format; f != ssh.KeyAlgoRSASHA512 && f != ssh.KeyAlgoRSASHA256 {
+			return fmt.Errorf("its RSA signature is of type %q, not SHA-2", f)
+		}
+		c, ok := key.(ssh.CryptoPublicKey)
 		if !ok {
 			return errors.New("its RSA key is not readable")
 		}
-		if k, ok := key.CryptoPublicKey().(*rsa.PublicKey); !ok || len(s.Signature.Blob) != k.Size() {
+		if k, ok := c.CryptoPublicKey().(*rsa.PublicKey); !ok || len(s.Signature.Blob) != k.Size() {
 			return errors.New("its RSA signature has not the length of the key")
 		}
 	}

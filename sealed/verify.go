@@ -3,8 +3,6 @@ package sealed
 import (
 	"bytes"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"cloister/mutant"
@@ -16,33 +14,46 @@ import (
 
 // A Signer is who signed a sealed job, as Verify found.
 type Signer struct {
-	Key         ssh.PublicKey
-	Fingerprint string   // "SHA256:…", as ssh-keygen -l prints it
-	Users       []string // the principals that allowed_signers gives this key
+	Key         ssh.PublicKey // or the certificate that holds it
+	Fingerprint string        // "SHA256:…", as ssh-keygen -l prints it
+	Users       signers.Principals
 }
 
-// Verify checks that the signature covers every byte before it and that the
-// list allows its key for sealed jobs at the time now. Errors are *Refusal of
-// kind ErrAltered, ErrUnknownSigner or ErrExpiredSigner.
-func (e *Envelope) Verify(list *signers.List, now time.Time) (Signer, error) {
+// CheckSignature checks that the signature covers every byte before it, whoever
+// made it. The error is a *Refusal of kind ErrAltered.
+func (e *Envelope) CheckSignature() error {
 	s := e.signature
 	if s.Namespace != Namespace && !mutant.Removed(mutant.SignatureNamespace) {
-		return Signer{}, refuse(ErrAltered, nextSealAgain, "the signature is for %q, not for a sealed job", s.Namespace)
+		return refuse(ErrAltered, nextSealAgain, "the signature is for %q, not for a sealed job", s.Namespace)
 	}
 	if s.HashAlgorithm != sshsig.HashSHA512 {
-		return Signer{}, refuse(ErrAltered, nextSealAgain, "the signature uses %s, a sealed job has sha512", s.HashAlgorithm)
+		return refuse(ErrAltered, nextSealAgain, "the signature uses %s, a sealed job has sha512", s.HashAlgorithm)
 	}
-	if !mutant.Removed(mutant.SignatureCheck) {
-		if err := sshsig.Verify(bytes.NewReader(e.signed), s, s.PublicKey, sshsig.HashSHA512, Namespace); err != nil {
-			return Signer{}, refuse(ErrAltered, nextTransfer, "the sealed job was altered after it was signed: its signature does not match")
-		}
+	if mutant.Removed(mutant.SignatureCheck) {
+		return nil
 	}
-	signer := Signer{Key: s.PublicKey, Fingerprint: ssh.FingerprintSHA256(s.PublicKey)}
+	if err := sshsig.Verify(bytes.NewReader(e.signed), s, s.PublicKey, sshsig.HashSHA512, Namespace); err != nil {
+		return refuse(ErrAltered, nextTransfer, "the sealed job was altered after it was signed: its signature does not match")
+	}
+	return nil
+}
+
+// Verify does what CheckSignature does, and checks that the list allows the key
+// for sealed jobs at the time now. Errors are *Refusal of kind ErrAltered,
+// ErrUnknownSigner or ErrExpiredSigner.
+func (e *Envelope) Verify(list *signers.List, now time.Time) (Signer, error) {
+	if err := e.CheckSignature(); err != nil {
+		return Signer{}, err
+	}
+	s := e.signature
+	signer := Signer{Key: s.PublicKey, Fingerprint: signers.Fingerprint(s.PublicKey)}
 	users, err := list.Find(s.PublicKey, Namespace, now)
 	switch {
 	case mutant.Removed(mutant.RegisteredSigner):
 	case errors.Is(err, signers.ErrNotNow):
 		return Signer{}, refuse(ErrExpiredSigner, "ask the cluster's administrator to renew your line in allowed_signers", "the key %s that signed this job is registered, but not valid at this time", signer.Fingerprint)
+	case errors.Is(err, signers.ErrCertificate):
+		return Signer{}, refuse(ErrUnknownSigner, "ask whoever issued the certificate for one that lets you sign", "the key %s that signed this job has a certificate that does not count: %v", signer.Fingerprint, err)
 	case err != nil:
 		return Signer{}, refuse(ErrUnknownSigner, "give the line that cloister init prints to the cluster's administrator", "the key %s that signed this job is not registered on this node", signer.Fingerprint)
 	}
@@ -65,8 +76,14 @@ func CheckBinding(m *Manifest, signer Signer, user string) error {
 	if m.User != user {
 		return refuse(ErrOtherUser, "submit it as the user it was sealed for, or seal your own", "this job was sealed for user %q and submitted by %q", m.User, user)
 	}
-	if !slices.Contains(signer.Users, user) {
-		return refuse(ErrOtherUser, "ask the cluster's administrator to register your key for your user name", "the key %s signs for %s, not for user %q", signer.Fingerprint, strings.Join(signer.Users, ", "), user)
+	return signer.CheckUser(user)
+}
+
+// CheckUser refuses unless allowed_signers lets the signer's key sign for user:
+// the part of CheckBinding that needs no manifest.
+func (s Signer) CheckUser(user string) error {
+	if !s.Users.Include(user) {
+		return refuse(ErrOtherUser, "ask the cluster's administrator to register your key for your user name", "the key %s signs for %s, not for user %q", s.Fingerprint, s.Users, user)
 	}
 	return nil
 }

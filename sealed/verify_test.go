@@ -99,10 +99,23 @@ func TestAnotherRegisteredUserCannotSignAStolenCiphertext(t *testing.T) {
 	if err := CheckBinding(m, signer, "alice"); err != nil {
 		t.Errorf("alice's own job: %v", err)
 	}
-	signer.Users = []string{"carol"}
+	signer.Users = principals(t, "carol", signer.Key)
 	if err := CheckBinding(m, signer, "alice"); !errors.Is(err, ErrOtherUser) {
 		t.Errorf("a key of carol's: %v", err)
 	}
+}
+
+func principals(t *testing.T, patterns string, key ssh.PublicKey) signers.Principals {
+	t.Helper()
+	l, err := parseSigners(patterns + " " + string(ssh.MarshalAuthorizedKey(key)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := l.Find(key, Namespace, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func TestAJobIsOnlyForItsTimeAndPlace(t *testing.T) {
@@ -187,7 +200,7 @@ func TestAPayloadThatIsNoJobIsRefused(t *testing.T) {
 func TestARefusalIsOneLineThatATerminalCanShow(t *testing.T) {
 	m := testManifest(t)
 	m.User = "alice\x1b[2J\n" + strings.Repeat("x", 1000)
-	err := CheckBinding(m, Signer{Fingerprint: m.Signer, Users: []string{"alice"}}, "alice")
+	err := CheckBinding(m, Signer{Fingerprint: m.Signer, Users: principals(t, "alice", newSigner(t).PublicKey())}, "alice")
 	var r *Refusal
 	if !errors.As(err, &r) {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 // Package site reads, checks and keeps the site file: what an administrator
-// gives to the users of a cluster. It names the cluster, the KMS and its CA,
-// and the age recipients of the secure nodes, by class.
+// gives to the users of a cluster. It names the cluster, the KMS and its CA, the
+// age recipients of the secure nodes, by class, and, if the administrator likes,
+// the keys that images must be signed with.
 //
 // Whoever makes a user accept another site file reads all later jobs of that
 // user. So a file is known by its fingerprint, which the user compares once,
@@ -24,6 +25,7 @@ import (
 	"filippo.io/age"
 	"github.com/BurntSushi/toml"
 
+	"cloister/image"
 	"cloister/kms"
 )
 
@@ -46,6 +48,13 @@ type File struct {
 	Cluster string
 	KMS     KMS
 	Class   map[string]Class // by Dedicated and OnDemand; at least one
+	Images  *Images          // nil if the file does not say
+}
+
+// Images is what the cluster's nodes want of images.
+type Images struct {
+	// Keys are armored OpenPGP public keys, as in policy.toml's keys_file.
+	Keys string
 }
 
 // KMS says where the key server is and how to know it.
@@ -71,9 +80,9 @@ var clusterName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 func known(k toml.Key) bool {
 	switch len(k) {
 	case 1:
-		return k[0] == "format" || k[0] == "cluster" || k[0] == "kms" || k[0] == "class"
+		return k[0] == "format" || k[0] == "cluster" || k[0] == "kms" || k[0] == "class" || k[0] == "images"
 	case 2:
-		return k[0] == "kms" && (k[1] == "address" || k[1] == "ca") || k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand)
+		return k[0] == "kms" && (k[1] == "address" || k[1] == "ca") || k[0] == "images" && k[1] == "keys" || k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand)
 	case 3:
 		return k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand) && k[2] == "recipients"
 	}
@@ -127,7 +136,25 @@ func (f *File) Validate() error {
 			return fmt.Errorf("site file: class %s: %w", name, err)
 		}
 	}
+	if f.Images != nil {
+		if _, err := f.ImageKeys(); err != nil {
+			return fmt.Errorf("site file: images: %w", err)
+		}
+	}
 	return nil
+}
+
+// ImageKeys are the keys that images must be signed with, nil if the file does
+// not say.
+func (f *File) ImageKeys() (*image.Keys, error) {
+	if f.Images == nil {
+		return nil, nil
+	}
+	// Armor needs nothing of what would have to be escaped in Encode.
+	if strings.ContainsFunc(f.Images.Keys, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~' || r == '"' || r == '\\') }) {
+		return nil, errors.New("keys: a character that armor does not have")
+	}
+	return image.ParseKeys([]byte(f.Images.Keys))
 }
 
 func checkRecipients(list []string) error {
@@ -229,6 +256,9 @@ func (f *File) Encode() ([]byte, error) {
 			fmt.Fprintf(&b, "  %q,\n", r)
 		}
 		b.WriteString("]\n")
+	}
+	if f.Images != nil {
+		fmt.Fprintf(&b, "\n[images]\nkeys = \"\"\"\n%s\n\"\"\"\n", strings.TrimSpace(f.Images.Keys))
 	}
 	return []byte(b.String()), nil
 }

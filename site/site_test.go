@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
 func newCA(t testing.TB) string {
@@ -61,6 +64,53 @@ func encode(t testing.TB, f *File) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// newImageKey is a new OpenPGP key in armor.
+func newImageKey(t testing.TB) string {
+	t.Helper()
+	e, err := openpgp.NewEntity("Test", "", "test@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	w, err := armor.Encode(&b, openpgp.PublicKeyType, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(e.Serialize(w), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestImageKeysAreOptionalAndChangeTheFingerprint(t *testing.T) {
+	f := valid(t)
+	if keys, err := f.ImageKeys(); keys != nil || err != nil {
+		t.Errorf("a file without them: %v, %v", keys, err)
+	}
+	without := f.Fingerprint()
+	key := newImageKey(t)
+	f.Images = &Images{Keys: "\n" + key + "\n"}
+	got, err := Parse(encode(t, f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := got.ImageKeys(); err != nil || len(keys.Fingerprints()) != 1 {
+		t.Errorf("%v, %v", keys, err)
+	}
+	if !bytes.Equal(encode(t, got), encode(t, f)) || got.Fingerprint() == without {
+		t.Error("the canonical form is not stable, or the fingerprint leaves the keys out")
+	}
+	for name, bad := range map[string]string{
+		"empty": "", "no armor": "ABCD", "quotes": key + `"""` + "\n[class.on-demand]", "backslash": key + `\n`,
+		"carriage return": strings.ReplaceAll(key, "\n", "\r\n"), "twice": key + "\n" + key,
+	} {
+		f.Images = &Images{Keys: bad}
+		if _, err := f.Encode(); err == nil || !strings.Contains(err.Error(), "images") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestASiteFileComesBackFromItsCanonicalForm(t *testing.T) {
@@ -169,6 +219,8 @@ func TestAnythingButAnExactSiteFileIsRefused(t *testing.T) {
 		"other case":               {replace("cluster =", "Cluster ="), "unknown key Cluster"},
 		"both cases":               {"Cluster = \"evil\"\n" + good, "unknown key Cluster"},
 		"key twice":                {"cluster = \"evil\"\n" + good, "cluster"},
+		"unknown key of images":    {good + "\n[images]\nunsigned = true\n", "unknown key images.unsigned"},
+		"images without keys":      {good + "\n[images]\n", "images"},
 		"unknown class":            {replace("[class.on-demand]", "[class.open]"), "unknown key class.open"},
 		"cluster with a path":      {replace(`"lab"`, `"../lab"`), "cluster"},
 		"cluster in capitals":      {replace(`"lab"`, `"Lab"`), "cluster"},

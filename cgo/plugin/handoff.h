@@ -7,6 +7,9 @@
 /* options.c: reads plugstack.conf's arguments, registers --secure. */
 void cl_configure(spank_t sp, int ac, char **av);
 
+/* submit.c: in sbatch, srun and salloc, with --secure. -1 ends them. */
+int cl_submits(void);
+
 /* local.c: in srun. -1 ends it. */
 int cl_step_leaves(spank_t sp);
 

@@ -4,7 +4,8 @@
  * On a node only the two task_init callbacks may ever fail: Slurm 24.11 drains
  * the node for a failure of any other, and then any user could take a node
  * away. What goes wrong earlier is remembered and said there.
- * local_user_init runs in srun, where a failure ends srun alone.
+ * local_user_init runs in srun, where a failure ends srun alone, as a failure
+ * of init_post_opt does in sbatch, srun and salloc.
  */
 #include "handoff.h"
 #include "step.h"
@@ -24,9 +25,16 @@ int slurm_spank_init(spank_t sp, int ac, char *av[])
 int slurm_spank_init_post_opt(spank_t sp, int ac, char *av[])
 {
 	(void)ac, (void)av;
-	if (spank_context() == S_CTX_REMOTE)
+	switch (spank_context()) {
+	case S_CTX_REMOTE:
 		cl_launch(sp);
-	return 0;
+		return 0;
+	case S_CTX_LOCAL:
+	case S_CTX_ALLOCATOR:
+		return cl_step.secure ? cl_submits() : 0;
+	default:
+		return 0;
+	}
 }
 
 int slurm_spank_local_user_init(spank_t sp, int ac, char *av[])

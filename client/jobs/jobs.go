@@ -49,6 +49,9 @@ type Record struct {
 	Volumes   []Volume  `json:"volumes"`
 	Image     *Image    `json:"image"`
 	Accessors []string  `json:"accessors"` // of the tokens, see kms.Client.Revoke
+
+	// Revoked is when its owner revoked the tokens, or zero.
+	Revoked time.Time `json:"revoked,omitzero"`
 }
 
 // A Volume is a volume of the job.
@@ -106,6 +109,24 @@ func Remove(home, job string) error {
 		return err
 	}
 	return os.Remove(filepath.Join(home, dirName, job+suffix))
+}
+
+// Get returns the record of a job by its id, or ErrUnknown.
+func Get(home, job string) (*Record, error) {
+	if err := sealed.CheckJobID(job); err != nil {
+		return nil, err
+	}
+	r, err := read(filepath.Join(home, dirName, job+suffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrUnknown
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the job's record: %w", err)
+	}
+	if r.Job != job {
+		return nil, fmt.Errorf("looking for the job's record: that of %s is of another job", job)
+	}
+	return r, nil
 }
 
 // Find returns the record of the sealed job with that SHA-256, or ErrUnknown.

@@ -39,6 +39,15 @@ func TestARecordHoldsNoSecret(t *testing.T) {
 	if err != nil || got.Job != m.Job || strings.Join(got.Variables, " ") != "A TOKEN" || got.Accessors[0] != "accessor" {
 		t.Errorf("%+v, %v", got, err)
 	}
+	if got, err := Get(home, m.Job); err != nil || got.SHA256 != "abc" {
+		t.Errorf("by its id: %+v, %v", got, err)
+	}
+	if _, err := Get(home, strings.Repeat("0b", 16)); !errors.Is(err, ErrUnknown) {
+		t.Errorf("another id: %v", err)
+	}
+	if _, err := Get(home, "../jobs/"+m.Job); err == nil {
+		t.Error("read a path")
+	}
 	if _, err := Find(home, "other"); !errors.Is(err, ErrUnknown) {
 		t.Errorf("another file: %v", err)
 	}

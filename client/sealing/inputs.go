@@ -18,8 +18,6 @@ import (
 	"cloister/image"
 	"cloister/sealed"
 	"cloister/volume"
-
-	"github.com/sylabs/sif/v2/pkg/sif"
 )
 
 // maxImage bounds an image, in bytes: far above any real one.
@@ -157,25 +155,26 @@ func (s *sealing) image() error {
 	if counted.n != st.Size() {
 		return fmt.Errorf("line %d: the image %s changed while it was read", d.Line, file)
 	}
-	s.lookAtSignature(f, file)
 	s.m.Image = &sealed.Image{Path: d.Path, SHA256: digest, Size: st.Size(), Mount: d.Mount}
-	return nil
+	return s.judge(f, st.Size(), file)
 }
 
-// lookAtSignature warns of an image that no node will run. Whether its
-// signature is good and of an allowed key is for the node to decide, which has
-// the keys.
-func (s *sealing) lookAtSignature(f *os.File, name string) {
-	im, err := sif.LoadContainer(f, sif.OptLoadWithCloseOnUnload(false), sif.OptLoadWithFlag(os.O_RDONLY))
+// judge warns of an image that no node will run, as far as can be told: with the
+// keys of the site file, else by its shape.
+func (s *sealing) judge(f io.ReaderAt, size int64, name string) error {
+	keys, err := s.o.Site.ImageKeys()
 	if err != nil {
-		s.warnings = append(s.warnings, fmt.Sprintf("%s is not a SIF image: nodes will refuse it.", name))
-		return
+		return err
 	}
-	signatures, err := im.GetDescriptors(sif.WithDataType(sif.DataSignature))
-	if err != nil || len(signatures) == 0 {
-		s.warnings = append(s.warnings, fmt.Sprintf("The image %s is not signed: nodes that want a signature will refuse it (apptainer sign %s).", name, name))
+	if keys != nil {
+		_, err = image.Verify(f, size, keys)
+	} else {
+		_, err = image.Inspect(f, size)
 	}
-	_ = im.UnloadContainer() // closes nothing, see above
+	if err != nil {
+		s.warnings = append(s.warnings, fmt.Sprintf("Nodes will refuse the image %s: %v. See cloister image check.", name, err))
+	}
+	return nil
 }
 
 type counter struct {

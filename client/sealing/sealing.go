@@ -25,6 +25,7 @@ import (
 	"cloister/client/keystore"
 	"cloister/kms"
 	"cloister/sealed"
+	"cloister/sealed/signers"
 	"cloister/secret"
 	"cloister/site"
 
@@ -176,7 +177,7 @@ func (s *sealing) describe() error {
 	created := s.o.Now().UTC().Truncate(time.Second)
 	s.m = sealed.Manifest{
 		Format: sealed.Format, Job: hex.EncodeToString(id),
-		Signer: ssh.FingerprintSHA256(s.o.Signer.PublicKey()), User: s.o.User,
+		Signer: signers.Fingerprint(s.o.Signer.PublicKey()), User: s.o.User,
 		Cluster: s.o.Site.Cluster, Class: class,
 		Created: created, Expires: created.Add(life),
 		Arguments: s.o.Arguments, Environment: maps.Clone(s.script.Environment),

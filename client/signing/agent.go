@@ -16,21 +16,25 @@ const nextAgent = "start ssh-agent and add the key with ssh-add, or use --key FI
 
 // UseAgent makes a configuration that uses a key in the SSH agent: the one with
 // that fingerprint ("SHA256:…"), or the only one that can sign jobs if it is "".
-func UseAgent(home, user, fingerprint string) (*Config, error) {
+// The agent does the signing: a security key's too, with the touch that it asks
+// for. certificate is as for UseFile.
+func UseAgent(home, user, fingerprint, certificate string) (*Config, error) {
 	conn, all, err := agentSigners()
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	var fit []ssh.Signer
+	var fit []ssh.PublicKey
 	var names []string
 	for _, s := range all {
-		if signers.CheckKey(s.PublicKey()) != nil {
+		k := plainKey(s.PublicKey())
+		// A certificate comes with its key, and is given as a file.
+		if _, ok := k.(*ssh.Certificate); ok || signers.CheckKey(k) != nil {
 			continue
 		}
-		f := ssh.FingerprintSHA256(s.PublicKey())
+		f := ssh.FingerprintSHA256(k)
 		if fingerprint == "" || f == fingerprint {
-			fit = append(fit, s)
+			fit = append(fit, k)
 			names = append(names, f)
 		}
 	}
@@ -41,8 +45,7 @@ func UseAgent(home, user, fingerprint string) (*Config, error) {
 	default:
 		return nil, advice.Refuse("name one: cloister init --key agent:"+names[0], "the SSH agent has several keys: %s", strings.Join(names, ", "))
 	}
-	key := fit[0].PublicKey()
-	return use(home, newConfig(user, inAgent, "", plainKey(key)), key)
+	return use(home, newConfig(user, inAgent, "", fit[0]), fit[0], certificate)
 }
 
 func openAgent(want ssh.PublicKey) (Signer, error) {

@@ -18,7 +18,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"cloister/client/advice"
 	"cloister/client/atomicfile"
@@ -57,11 +56,18 @@ type Config struct {
 	Path      string `json:"path"`       // of the key file, relative to Cloister's directory if it lies there; "" in an agent
 	PublicKey string `json:"public_key"` // as in an authorized_keys file
 
+	Certificate string `json:"certificate,omitempty"` // file of a certificate over the key
+	Authority   string `json:"authority,omitempty"`   // who signed it, as in an authorized_keys file
+
 	home string
 }
 
-// Line is the line of an allowed_signers file that lets this key sign jobs.
+// Line is the line of an allowed_signers file that lets this key sign jobs, or
+// its certificates.
 func (c *Config) Line() string {
+	if c.Certificate != "" {
+		return fmt.Sprintf("%s cert-authority,namespaces=%q %s", c.User, sealed.Namespace, c.Authority)
+	}
 	return fmt.Sprintf("%s namespaces=%q %s", c.User, sealed.Namespace, c.PublicKey)
 }
 
@@ -70,6 +76,9 @@ func (c *Config) Key() (ssh.PublicKey, error) {
 	k, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(c.PublicKey))
 	if err != nil || len(options) > 0 || len(rest) > 0 {
 		return nil, fmt.Errorf("reading %s: public_key is no public key", configName)
+	}
+	if _, ok := k.(*ssh.Certificate); ok {
+		return nil, fmt.Errorf("reading %s: public_key is a certificate", configName)
 	}
 	return k, signers.CheckKey(k)
 }
@@ -126,8 +135,9 @@ func Create(home, user string) (*Config, error) {
 }
 
 // UseFile makes a configuration that uses an SSH private key file. It asks for
-// the passphrase only if the public key cannot be read without.
-func UseFile(home, user, path string, ask Asker) (*Config, error) {
+// the passphrase only if the public key cannot be read without. With the file of
+// a certificate over the key, unless that is "", jobs are signed with it.
+func UseFile(home, user, path, certificate string, ask Asker) (*Config, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -136,15 +146,20 @@ func UseFile(home, user, path string, ask Asker) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return use(home, newConfig(user, inFile, path, s.PublicKey()), s.PublicKey())
+	return use(home, newConfig(user, inFile, path, s.PublicKey()), s.PublicKey(), certificate)
 }
 
-func use(home string, c *Config, key ssh.PublicKey) (*Config, error) {
+func use(home string, c *Config, key ssh.PublicKey, certificate string) (*Config, error) {
 	if err := signers.CheckKey(key); err != nil {
 		return nil, advice.Refuse("use an Ed25519 key: ssh-keygen -t ed25519, or cloister init without --key", "%w", err)
 	}
 	if err := sealed.CheckName(c.User); err != nil {
 		return nil, fmt.Errorf("user: %w", err)
+	}
+	if certificate != "" {
+		if err := c.useCertificate(certificate, key); err != nil {
+			return nil, err
+		}
 	}
 	if err := mustBeNew(home); err != nil {
 		return nil, err
@@ -156,7 +171,11 @@ func use(home string, c *Config, key ssh.PublicKey) (*Config, error) {
 }
 
 func newConfig(user, place, path string, key ssh.PublicKey) *Config {
-	return &Config{Format: format, User: user, Place: place, Path: path, PublicKey: string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))}
+	return &Config{Format: format, User: user, Place: place, Path: path, PublicKey: authorizedKey(key)}
+}
+
+func authorizedKey(key ssh.PublicKey) string {
+	return string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))
 }
 
 func mustBeNew(home string) error {
@@ -178,7 +197,7 @@ func (c *Config) write(home string) error {
 // Load reads the configuration in home.
 func Load(home string) (*Config, error) {
 	path := filepath.Join(home, configName)
-	b, err := readSmall(path)
+	b, err := readPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, advice.Refuse("run cloister init", "there is no signing key in %s", home)
 	}
@@ -200,6 +219,9 @@ func Load(home string) (*Config, error) {
 	if _, err := c.Key(); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
+	if (c.Certificate == "") != (c.Authority == "") {
+		return nil, fmt.Errorf("reading %s: a certificate without its authority", path)
+	}
 	c.home = home
 	return c, nil
 }
@@ -218,9 +240,23 @@ func (c *Config) Open(ask Asker) (Signer, error) {
 	if err != nil {
 		return Signer{}, err
 	}
+	var s Signer
 	if c.Place == inAgent {
-		return openAgent(want)
+		s, err = openAgent(want)
+	} else {
+		s, err = c.openFile(want, ask)
 	}
+	if err != nil {
+		return Signer{}, err
+	}
+	if s.Signer, err = c.certify(s.Signer); err != nil {
+		s.Close()
+		return Signer{}, err
+	}
+	return s, nil
+}
+
+func (c *Config) openFile(want ssh.PublicKey, ask Asker) (Signer, error) {
 	path := c.File()
 	s, err := readKey(path, ask)
 	if err != nil {
@@ -243,55 +279,4 @@ func (s Signer) Close() {
 	if s.conn != nil {
 		s.conn.Close()
 	}
-}
-
-func readKey(path string, ask Asker) (ssh.Signer, error) {
-	b, err := readSmall(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the signing key: %w", err)
-	}
-	defer clear(b)
-	s, err := ssh.ParsePrivateKey(b)
-	if _, ok := errors.AsType[*ssh.PassphraseMissingError](err); ok {
-		passphrase, err := ask("Passphrase for " + path + ": ")
-		if err != nil {
-			return nil, err
-		}
-		defer passphrase.Wipe()
-		if s, err = ssh.ParsePrivateKeyWithPassphrase(b, passphrase.Reveal()); err != nil {
-			return nil, advice.Refuse("try again with the right passphrase", "the key %s does not open with this passphrase", path)
-		}
-		return s, nil
-	}
-	if err != nil {
-		return nil, advice.Refuse("give the private key's file, not the .pub file", "%s is no SSH private key: %w", path, err)
-	}
-	return s, nil
-}
-
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	// As ssh does; Windows has no such mode bits.
-	if runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 {
-		return nil, advice.Refuse("chmod 600 "+path, "%s can be read by others", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return b, nil
 }

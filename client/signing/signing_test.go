@@ -51,7 +51,7 @@ func TestAKeyThatWasMadeSignsAndIsTheOwnersAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if users, err := list.Find(s.PublicKey(), sealed.Namespace, time.Now()); err != nil || len(users) != 1 || users[0] != "alice" {
+	if users, err := list.Find(s.PublicKey(), sealed.Namespace, time.Now()); err != nil || users.String() != "alice" {
 		t.Errorf("the line for the administrator names %v, %v", users, err)
 	}
 	if _, err := Create(home, "alice"); !errors.Is(err, ErrExists) {
@@ -82,10 +82,10 @@ func TestAKeyFileWithAPassphraseIsOpenedWithIt(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "id")
 	writeKey(t, path, "right")
-	if _, err := UseFile(dir, "alice", path, answer("wrong")); err == nil || strings.Contains(err.Error(), "wrong") {
+	if _, err := UseFile(dir, "alice", path, "", answer("wrong")); err == nil || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("wrong passphrase: %v", err)
 	}
-	c, err := UseFile(dir, "alice", path, answer("right"))
+	c, err := UseFile(dir, "alice", path, "", answer("right"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +125,7 @@ func TestAConfigurationThatWasNotWrittenHereIsRefused(t *testing.T) {
 		"other place":   strings.Replace(good, `"file"`, `"cloud"`, 1),
 		"user":          strings.Replace(good, `"alice"`, `"alice namespaces"`, 1),
 		"two keys":      strings.Replace(good, `"public_key": "`, `"public_key": "cert-authority `, 1),
+		"no authority":  strings.Replace(good, `"public_key"`, `"certificate": "x", "public_key"`, 1),
 		"no key":        strings.Replace(good, "ssh-ed25519 ", "", 1),
 	} {
 		if bad == good {

@@ -12,24 +12,30 @@ import (
 )
 
 func newInit(a *app) *cobra.Command {
-	var key, name string
+	var key, name, certificate string
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make or choose the key that signs your jobs",
 		Long: `init makes an Ed25519 signing key in CLOISTER_HOME, or chooses one that you have,
-and prints the line that the cluster's administrator adds to allowed_signers.`,
+and prints the line that the cluster's administrator adds to allowed_signers.
+
+A security key (FIDO) signs through an SSH agent: ssh-add its file first. With
+--certificate jobs carry an OpenSSH certificate over the key, read anew at each
+seal; the line then names the authority that issued it.`,
 		Example: `  cloister init
   cloister init --user alice --key ~/.ssh/id_ed25519
-  cloister init --key agent`,
+  cloister init --key agent
+  cloister init --key ~/.ssh/id_ed25519 --certificate ~/.ssh/id_ed25519-cert.pub`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.init(key, name) },
+		RunE: func(*cobra.Command, []string) error { return a.init(key, name, certificate) },
 	}
 	c.Flags().StringVar(&key, "key", "", "use this SSH private key `FILE`, or agent, or agent:SHA256:… (its fingerprint)")
+	c.Flags().StringVar(&certificate, "certificate", "", "an OpenSSH certificate over the key, a `FILE`")
 	c.Flags().StringVar(&name, "user", "", "your user `NAME` on the cluster (default: your name on this machine)")
 	return c
 }
 
-func (a *app) init(key, name string) error {
+func (a *app) init(key, name, certificate string) error {
 	home, err := homeDir()
 	if err != nil {
 		return err
@@ -45,12 +51,14 @@ func (a *app) init(key, name string) error {
 	var c *signing.Config
 	place, fingerprint, _ := strings.Cut(key, ":")
 	switch {
+	case key == "" && certificate != "":
+		return advice.Misuse("name the key that the certificate is of with --key", "a new key has no certificate")
 	case key == "":
 		c, err = signing.Create(home, name)
 	case place == "agent":
-		c, err = signing.UseAgent(home, name, fingerprint)
+		c, err = signing.UseAgent(home, name, fingerprint, certificate)
 	default:
-		c, err = signing.UseFile(home, name, key, a.ask)
+		c, err = signing.UseFile(home, name, key, certificate, a.ask)
 	}
 	if err != nil {
 		return err

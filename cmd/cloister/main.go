@@ -69,6 +69,7 @@ job can read the data: not the cluster's other users, not root on a login node.
   cloister volume create patients.luks --from patients/
   cloister seal job.sh -o job.sealed
   sbatch --secure job.sealed                      on the login node
+  cloister revoke job.sealed                      if it shall not run after all
   cloister volume extract results.luks --to results/
 
 Exit status: 0 success, 1 failure of the machine, the network or a server,
@@ -85,7 +86,7 @@ VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOM
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
 	})
-	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newVerify(a), newDocs())
+	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newDocs())
 	wantArguments(root)
 	return root
 }

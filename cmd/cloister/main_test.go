@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) {
@@ -34,12 +37,15 @@ func TestMain(m *testing.M) {
 //	small SIZE DIR …        runs a program with a file system of that size on
 //	                        DIR and prints what is left there
 //	agent NAME…             serves an SSH agent that holds new Ed25519 keys
+//	mute                    lets the script's agents list their keys, but not sign
+//	sif FILE [KEYS]         makes an image, signed with a new key if KEYS is given
+//	tokens N                wants N unused tokens in the KMS
 func TestSessions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "small": small, "interrupt": interrupt,
+			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens,
 		},
 	})
 }
@@ -55,7 +61,9 @@ func setup(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
-	s, err := server.Open(server.Config{Dir: state})
+	core, audit := observer.New(zap.InfoLevel)
+	env.Values[auditKey{}], env.Values[muteKey{}] = audit, new(atomic.Bool)
+	s, err := server.Open(server.Config{Dir: state, Log: zap.New(core)})
 	if err != nil {
 		return err
 	}
@@ -96,6 +104,33 @@ func setup(env *testscript.Env) error {
 	env.Setenv("CLOISTER_HOME", home)
 	env.Setenv("SSH_AUTH_SOCK", "")
 	return nil
+}
+
+// auditKey is where a script's environment has the audit log of its KMS.
+type auditKey struct{}
+
+// tokens counts the unused tokens by the audit log: those made, less those that
+// were redeemed or revoked.
+func tokens(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: tokens N")
+	}
+	unused := 0
+	for _, e := range ts.Value(auditKey{}).(*observer.ObservedLogs).FilterMessage("audit").All() {
+		f := e.ContextMap()
+		if f["result"] != "ok" {
+			continue
+		}
+		switch f["op"] {
+		case "wrap":
+			unused++
+		case "unwrap", "revoke":
+			unused--
+		}
+	}
+	if strconv.Itoa(unused) != args[0] {
+		ts.Fatalf("the KMS has %d unused tokens, want %s", unused, args[0])
+	}
 }
 
 // exits runs a program and wants its exit status.

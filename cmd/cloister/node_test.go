@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cloister/sealed"
@@ -18,6 +20,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
 
@@ -105,7 +108,7 @@ func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: agent NAME…")
 	}
-	ring := agent.NewKeyring()
+	ring := mutable{agent.NewKeyring(), ts.Value(muteKey{}).(*atomic.Bool)}
 	for _, name := range args {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		ts.Check(err)
@@ -133,4 +136,28 @@ func serveAgent(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}()
 	ts.Setenv("SSH_AUTH_SOCK", l.Addr().String())
+}
+
+// muteKey is where a script's environment says that its agents sign nothing.
+type muteKey struct{}
+
+// mutable is an agent that can be told to sign nothing, as one does whose owner
+// says no.
+type mutable struct {
+	agent.Agent
+	mute *atomic.Bool
+}
+
+func (m mutable) Sign(key ssh.PublicKey, data []byte) (*ssh.Signature, error) {
+	if m.mute.Load() {
+		return nil, errors.New("denied")
+	}
+	return m.Agent.Sign(key, data)
+}
+
+func muteAgents(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: mute")
+	}
+	ts.Value(muteKey{}).(*atomic.Bool).Store(true)
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -63,12 +61,11 @@ func (a *app) verify(path, allowed, cluster string) error {
 		return err
 	}
 	a.printf("%s is a sealed job, format %d, %s\n", path, sealed.Format, size(int64(len(file))))
-	a.printf("  signed by    %s (%s), unaltered\n", signer.Fingerprint, strings.Join(signer.Users, ", "))
+	a.printf("  signed by    %s (%s), unaltered\n", signer.Fingerprint, signer.Users)
 	for i, l := range e.SBATCH() {
 		a.printf("  %-12s %s\n", map[bool]string{true: "Slurm reads"}[i == 0], l)
 	}
-	sum := sha256.Sum256(file)
-	r, err := jobs.Find(home, hex.EncodeToString(sum[:]))
+	r, err := recordOf(home, file)
 	if errors.Is(err, jobs.ErrUnknown) {
 		a.note("It was not sealed on this machine: until when it is valid and what it may do is encrypted to the nodes.\n")
 		return nil
@@ -98,6 +95,10 @@ func checkRecord(home string, r *jobs.Record, cluster string, now time.Time) err
 func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	a.printf("  job          %s\n", r.Job)
 	a.printf("  for          user %s, %s nodes of cluster %s\n", r.User, r.Class, r.Cluster)
+	if !r.Revoked.IsZero() {
+		a.printf("  revoked      %s\n", r.Revoked.Format("2006-01-02 15:04 MST"))
+		a.note("You revoked it: no node will run it. Seal the script again.\n")
+	}
 	a.printf("  valid until  %s (%s)\n", r.Expires.Format("2006-01-02 15:04 MST"), left(r.Expires.Sub(now)))
 	a.printf("It may\n")
 	for _, v := range r.Volumes {

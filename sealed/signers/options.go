@@ -7,31 +7,34 @@ import (
 	"time"
 )
 
-// parseOptions reads the comma-separated options of a line: namespaces="…",
-// valid-after="…" and valid-before="…", each once. Names are not case
-// sensitive, as with ssh-keygen.
-func (e *entry) parseOptions(s string) error {
-	seen := make(map[string]bool)
-	for _, o := range splitOptions(s) {
-		name, value, valued := strings.Cut(o, "=")
-		name = strings.ToLower(name)
-		if seen[name] {
-			return fmt.Errorf("option %q is given twice", name)
+// parseOptions reads the comma-separated options of a line as sshsig.c does:
+// names in either case, cert-authority any number of times, the others once
+// and with a value in double quotes. An option may be empty, but not the last.
+func (e *entry) parseOptions(s string, zone *time.Location) error {
+	for s != "" {
+		if rest, ok := cutPrefixFold(s, "cert-authority"); ok {
+			e.authority, s = true, rest
+		} else if name, rest, ok := strings.Cut(s, "="); ok && isOption(name) {
+			value, rest, err := unquote(rest)
+			if err != nil {
+				return fmt.Errorf("option %s: %w", name, err)
+			}
+			if err := e.setOption(strings.ToLower(name), value, zone); err != nil {
+				return fmt.Errorf("option %s: %w", name, err)
+			}
+			s = rest
 		}
-		seen[name] = true
-		switch name {
-		case "cert-authority":
-			return errors.New("option cert-authority: certificates are not served, register each user's key")
-		case "namespaces", "valid-after", "valid-before":
-		default:
-			return fmt.Errorf("option %q is not known", name)
+		if s == "" {
+			break
 		}
-		if !valued || len(value) < 3 || value[0] != '"' || value[len(value)-1] != '"' || strings.Count(value, `"`) != 2 {
-			return fmt.Errorf("option %s wants a value in double quotes", name)
+		rest, ok := strings.CutPrefix(s, ",")
+		if !ok {
+			return fmt.Errorf("an option that is not known, at %.40q", s)
 		}
-		if err := e.setOption(name, value[1:len(value)-1]); err != nil {
-			return fmt.Errorf("option %s: %w", name, err)
+		if rest == "" {
+			return errors.New("a comma after the last option")
 		}
+		s = rest
 	}
 	if !e.after.IsZero() && !e.before.IsZero() && !e.after.Before(e.before) {
 		return errors.New("valid-after is not before valid-before")
@@ -39,59 +42,57 @@ func (e *entry) parseOptions(s string) error {
 	return nil
 }
 
-func (e *entry) setOption(name, value string) (err error) {
+func isOption(name string) bool {
+	return strings.EqualFold(name, "namespaces") || strings.EqualFold(name, "valid-after") || strings.EqualFold(name, "valid-before")
+}
+
+func (e *entry) setOption(name, value string, zone *time.Location) (err error) {
+	errTwice := errors.New("given twice")
 	switch name {
 	case "namespaces":
-		for n := range strings.SplitSeq(value, ",") {
-			if n == "" {
-				return errors.New("an empty namespace")
-			}
-			if strings.ContainsAny(n, "*?! \t") {
-				return fmt.Errorf("namespace %q: patterns are not served", n)
-			}
-			e.namespaces = append(e.namespaces, n)
+		if e.namespaces != nil {
+			return errTwice
+		}
+		var l patternList
+		if l, err = parsePatterns(value); err == nil {
+			e.namespaces = &l
 		}
 	case "valid-after":
-		e.after, err = parseTime(value)
+		if !e.after.IsZero() {
+			return errTwice
+		}
+		e.after, err = parseTime(value, zone)
 	case "valid-before":
-		e.before, err = parseTime(value)
+		if !e.before.IsZero() {
+			return errTwice
+		}
+		e.before, err = parseTime(value, zone)
 	}
 	return err
 }
 
-// splitOptions splits at commas outside double quotes.
-func splitOptions(s string) []string {
-	var options []string
-	quoted, start := false, 0
-	for i := 0; i < len(s); i++ {
+// unquote cuts a value in double quotes off, in which \" stands for a quote and
+// any other backslash for itself.
+func unquote(s string) (value, rest string, err error) {
+	if s == "" || s[0] != '"' {
+		return "", "", errors.New("it wants a value in double quotes")
+	}
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
 		switch {
 		case s[i] == '"':
-			quoted = !quoted
-		case s[i] == ',' && !quoted:
-			options = append(options, s[start:i])
-			start = i + 1
+			return b.String(), s[i+1:], nil
+		case strings.HasPrefix(s[i:], `\"`):
+			i++
 		}
+		b.WriteByte(s[i])
 	}
-	return append(options, s[start:])
+	return "", "", errors.New("its double quote is not closed")
 }
 
-// parseTime reads YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, in the local time
-// zone or, with a Z after it, in UTC.
-func parseTime(s string) (time.Time, error) {
-	digits, utc := strings.CutSuffix(s, "Z")
-	where := time.Local
-	if utc {
-		where = time.UTC
+func cutPrefixFold(s, prefix string) (string, bool) {
+	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
+		return s, false
 	}
-	for _, layout := range []string{"20060102", "200601021504", "20060102150405"} {
-		if len(layout) != len(digits) {
-			continue
-		}
-		t, err := time.ParseInLocation(layout, digits, where)
-		if err != nil || t.Unix() <= 0 {
-			break
-		}
-		return t, nil
-	}
-	return time.Time{}, fmt.Errorf("%q is no time: YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with a Z for UTC", s)
+	return s[len(prefix):], true
 }

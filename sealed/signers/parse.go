@@ -2,14 +2,10 @@ package signers
 
 import (
 	"bytes"
-	"crypto/rsa"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // Limits of an allowed_signers file.
@@ -17,26 +13,25 @@ const (
 	MaxSize    = 1 << 20 // bytes
 	MaxLine    = 16 << 10
 	MaxEntries = 4096
-
-	minRSABits = 2048 // NIST SP 800-131A
-	maxRSABits = 16384
 )
 
 // A List is a parsed allowed_signers file.
 type List struct{ entries []entry }
 
 type entry struct {
-	line       int
-	principals []string
-	namespaces []string // nil: any
+	principals patternList
+	namespaces *patternList // nil: any
 	after      time.Time
 	before     time.Time
-	key        ssh.PublicKey
+	authority  bool   // the key signs certificates, not jobs
+	raw        []byte // the key, as in the SSH protocol
 }
 
 // Parse reads an allowed_signers file. Times without a Z are in the local time
 // zone, as with ssh-keygen.
-func Parse(file []byte) (*List, error) {
+func Parse(file []byte) (*List, error) { return parse(file, time.Local) }
+
+func parse(file []byte, zone *time.Location) (*List, error) {
 	if len(file) > MaxSize {
 		return nil, fmt.Errorf("allowed_signers: %d bytes, at most %d are served", len(file), MaxSize)
 	}
@@ -44,7 +39,8 @@ func Parse(file []byte) (*List, error) {
 	n := 0
 	for line := range bytes.Lines(file) {
 		n++
-		e, ok, err := parseLine(strings.TrimSuffix(string(line), "\n"))
+		text, _ := strings.CutSuffix(string(line), "\n")
+		e, ok, err := parseLine(strings.TrimSuffix(text, "\r"), zone)
 		if err != nil {
 			return nil, fmt.Errorf("allowed_signers: line %d: %w", n, err)
 		}
@@ -54,7 +50,6 @@ func Parse(file []byte) (*List, error) {
 		if len(l.entries) == MaxEntries {
 			return nil, fmt.Errorf("allowed_signers: more than %d keys", MaxEntries)
 		}
-		e.line = n
 		l.entries = append(l.entries, e)
 	}
 	return l, nil
@@ -63,7 +58,7 @@ func Parse(file []byte) (*List, error) {
 // Len is the number of lines that name a key.
 func (l *List) Len() int { return len(l.entries) }
 
-func parseLine(line string) (e entry, ok bool, err error) {
+func parseLine(line string, zone *time.Location) (e entry, ok bool, err error) {
 	if len(line) > MaxLine {
 		return e, false, fmt.Errorf("%d bytes, at most %d are served", len(line), MaxLine)
 	}
@@ -72,54 +67,74 @@ func parseLine(line string) (e entry, ok bool, err error) {
 			return e, false, fmt.Errorf("byte %d is the control character 0x%02x", i+1, c)
 		}
 	}
-	rest := strings.Trim(line, " \t")
+	rest := strings.Trim(line, blanks)
 	if rest == "" || rest[0] == '#' {
 		return e, false, nil
 	}
-	principals, rest := field(rest)
-	if e.principals, err = parsePrincipals(principals); err != nil {
-		return e, false, err
-	}
-	word, after, err := quotedField(rest)
+	principals, rest, err := principalsField(rest)
 	if err != nil {
 		return e, false, err
 	}
+	if e.principals, err = parsePrincipals(principals); err != nil {
+		return e, false, err
+	}
+	word, after := field(rest)
 	if !isKeyType(word) {
-		if err := e.parseOptions(word); err != nil {
+		if word, after, err = optionsField(rest); err != nil {
 			return e, false, err
 		}
-		word, after, err = quotedField(after)
-		if err != nil {
+		if err := e.parseOptions(word, zone); err != nil {
 			return e, false, err
 		}
+		word, after = field(after)
 	}
 	blob, _ := field(after) // what follows is a comment
-	e.key, err = parseKey(word, blob)
-	return e, err == nil, err
+	key, err := parseKey(word, blob)
+	if err != nil {
+		return e, false, err
+	}
+	e.raw = key.Marshal()
+	return e, true, nil
 }
+
+const blanks = " \t"
 
 // field cuts the first word off.
 func field(s string) (word, rest string) {
-	i := strings.IndexAny(s, " \t")
+	i := strings.IndexAny(s, blanks)
 	if i < 0 {
 		return s, ""
 	}
-	return s[:i], strings.TrimLeft(s[i:], " \t")
+	return s[:i], strings.TrimLeft(s[i:], blanks)
 }
 
-// quotedField cuts off a word in which blanks between double quotes count as
-// part of it. A backslash is refused: ssh-keygen knows \" inside quotes, and
-// no value that is served needs it.
-func quotedField(s string) (word, rest string, err error) {
+// principalsField cuts the first word off as misc.c's strdelimw does: it ends at
+// a blank or, if a double quote comes first, at the quote that closes it.
+func principalsField(s string) (word, rest string, err error) {
+	i := strings.IndexAny(s, blanks+`"`)
+	if i < 0 || s[i] != '"' {
+		word, rest = field(s)
+		return word, rest, nil
+	}
+	quoted, rest, ok := strings.Cut(s[i+1:], `"`)
+	if !ok {
+		return "", "", errors.New("a double quote is not closed")
+	}
+	return s[:i] + quoted, strings.TrimLeft(rest, blanks), nil
+}
+
+// optionsField cuts off the options, in which blanks between double quotes
+// count, and \" is no quote (authfile.c, sshkey_advance_past_options).
+func optionsField(s string) (word, rest string, err error) {
 	quoted := false
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '\\':
-			return "", "", errors.New("a backslash is not served")
-		case c == '"':
+		switch {
+		case strings.HasPrefix(s[i:], `\"`):
+			i++
+		case s[i] == '"':
 			quoted = !quoted
-		case (c == ' ' || c == '\t') && !quoted:
-			return s[:i], strings.TrimLeft(s[i:], " \t"), nil
+		case strings.IndexByte(blanks, s[i]) >= 0 && !quoted:
+			return s[:i], strings.TrimLeft(s[i:], blanks), nil
 		}
 	}
 	if quoted {
@@ -128,94 +143,14 @@ func quotedField(s string) (word, rest string, err error) {
 	return s, "", nil
 }
 
-func parsePrincipals(s string) ([]string, error) {
-	var ps []string
-	for p := range strings.SplitSeq(s, ",") {
-		switch {
-		case p == "":
-			return nil, errors.New("an empty principal")
-		case strings.ContainsAny(p, "*?!"):
-			return nil, fmt.Errorf("principal %q: patterns are not served, write each user's name", p)
-		case strings.ContainsAny(p, `"'\`):
-			return nil, fmt.Errorf("principal %q: quoting is not served", p)
-		}
-		for i := 0; i < len(p); i++ {
-			if p[i] > '~' {
-				return nil, fmt.Errorf("principal %q is not ASCII", p)
-			}
-		}
-		ps = append(ps, p)
+func parsePrincipals(s string) (patternList, error) {
+	if s == "" {
+		return "", errors.New("no principal")
 	}
-	return ps, nil
-}
-
-// servedKeys are the key types that golang.org/x/crypto/ssh verifies and that
-// are strong enough; DSA is not.
-var servedKeys = map[string]bool{
-	ssh.KeyAlgoED25519:    true,
-	ssh.KeyAlgoECDSA256:   true,
-	ssh.KeyAlgoECDSA384:   true,
-	ssh.KeyAlgoECDSA521:   true,
-	ssh.KeyAlgoRSA:        true,
-	ssh.KeyAlgoSKED25519:  true,
-	ssh.KeyAlgoSKECDSA256: true,
-}
-
-func isKeyType(word string) bool {
-	for _, prefix := range []string{"ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"} {
-		if strings.HasPrefix(word, prefix) {
-			return true
+	for i := 0; i < len(s); i++ {
+		if s[i] > '~' {
+			return "", fmt.Errorf("principal %q is not ASCII", s)
 		}
 	}
-	return false
-}
-
-func parseKey(kind, blob string) (ssh.PublicKey, error) {
-	if !servedKeys[kind] {
-		if strings.Contains(kind, "-cert-v0") {
-			return nil, fmt.Errorf("key type %q: certificates are not served", kind)
-		}
-		return nil, fmt.Errorf("key type %q is not served", kind)
-	}
-	if blob == "" {
-		return nil, fmt.Errorf("key type %q without a key", kind)
-	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(blob)
-	if err != nil {
-		return nil, fmt.Errorf("the key is not base64: %w", err)
-	}
-	key, err := ssh.ParsePublicKey(raw)
-	if err != nil {
-		return nil, fmt.Errorf("reading the key: %w", err)
-	}
-	if key.Type() != kind {
-		return nil, fmt.Errorf("the key is of type %q, the line says %q", key.Type(), kind)
-	}
-	if !bytes.Equal(key.Marshal(), raw) {
-		return nil, errors.New("the key is not in canonical form")
-	}
-	return key, CheckKey(key)
-}
-
-// CheckKey refuses a key that may not sign jobs: of a type that is not served,
-// or RSA below 2048 bits.
-func CheckKey(key ssh.PublicKey) error {
-	if !servedKeys[key.Type()] {
-		return fmt.Errorf("key type %q is not served", key.Type())
-	}
-	if key.Type() != ssh.KeyAlgoRSA {
-		return nil
-	}
-	c, ok := key.(ssh.CryptoPublicKey)
-	if !ok {
-		return errors.New("an RSA key that cannot be read")
-	}
-	k, ok := c.CryptoPublicKey().(*rsa.PublicKey)
-	if !ok {
-		return errors.New("an RSA key that cannot be read")
-	}
-	if bits := k.N.BitLen(); bits < minRSABits || bits > maxRSABits {
-		return fmt.Errorf("an RSA key of %d bits, from %d to %d are served", bits, minRSABits, maxRSABits)
-	}
-	return nil
+	return parsePatterns(s)
 }

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"cloister/client/advice"
+	"cloister/client/jobs"
+	"cloister/image"
+	"cloister/site"
+
+	"github.com/spf13/cobra"
+)
+
+func newImage(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "image",
+		Short: "Look at software images",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	c.AddCommand(newImageCheck(a))
+	return c
+}
+
+type imageFlags struct{ keys, site, job string }
+
+func newImageCheck(a *app) *cobra.Command {
+	var f imageFlags
+	c := &cobra.Command{
+		Use:   "check APP.sif",
+		Short: "Say what a node will say of an image",
+		Long: `check applies a node's rules to a SIF image: every object in it signed by a key
+that the cluster allows, one primary partition, squashfs, for amd64. The keys are
+those of the site file, if it has any, else give them with --keys. Without keys it
+looks at the image's shape, says who claims to have signed it, and exits 3. How
+large an image may be, and under which directories, is for the node's policy.
+
+With --job it also says whether this is the image that a job was sealed with.`,
+		Example: `  cloister image check analysis.sif
+  cloister image check analysis.sif --keys image-keys.asc
+  cloister image check analysis.sif --job analysis.sealed`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return a.imageCheck(args[0], f) },
+	}
+	c.Flags().StringVar(&f.keys, "keys", "", "armored OpenPGP public keys, a `FILE`, instead of the site file's")
+	c.Flags().StringVar(&f.site, "site", "", "the `CLUSTER` whose keys count (default: the only one)")
+	c.Flags().StringVar(&f.job, "job", "", "a `JOB.sealed`, or its id, that was sealed here with this image")
+	return c
+}
+
+const nextSign = "have it signed (apptainer sign) with a key that the cluster accepts"
+
+func (a *app) imageCheck(path string, o imageFlags) error {
+	home, err := homeDir()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("opening the image: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("opening the image: %w", err)
+	}
+	if !st.Mode().IsRegular() {
+		return advice.Refuse("give a SIF file", "%s is no image", path)
+	}
+	if o.job != "" {
+		if err := checkPinned(home, o.job, path, f); err != nil {
+			return err
+		}
+		a.printf("%s: the image that %s was sealed with\n", path, o.job)
+	}
+	keys, err := imageKeys(home, o)
+	if err != nil {
+		return err
+	}
+	if keys == nil {
+		claimed, err := image.Inspect(f, st.Size())
+		if err != nil {
+			return advice.Refuse(nextSign, "image %s: %w", path, err)
+		}
+		return advice.Refuse("ask the administrator for the cluster's image keys, and give them with --keys FILE",
+			"%s says that it is signed by %s; without the cluster's keys nobody can tell whether that is true, or allowed", path, strings.Join(claimed, ", "))
+	}
+	v, err := image.Verify(f, st.Size(), keys)
+	if err != nil {
+		return advice.Refuse(nextSign, "image %s: %w", path, err)
+	}
+	a.printf("%s: a node will run it\n  signed by    %s\n  objects      %d, all signed\n  file system  %s of squashfs for %s\n",
+		path, strings.Join(v.Fingerprints, ", "), v.Objects, size(v.Partition.Size), image.Architecture)
+	return nil
+}
+
+// checkPinned compares the image with the one that a job was sealed with.
+func checkPinned(home, job, path string, f *os.File) error {
+	r, err := findRecord(home, job)
+	if errors.Is(err, jobs.ErrUnknown) {
+		return advice.Refuse("check it on the machine, or with the CLOISTER_HOME, that sealed the job", "%s: %w", job, err)
+	}
+	if err != nil {
+		return err
+	}
+	if r.Image == nil {
+		return advice.Refuse("add a line #CLOISTER image=FILE.sif and seal the script again", "%s was sealed without an image", job)
+	}
+	sum, err := image.Digest(f)
+	if err != nil {
+		return err
+	}
+	if sum != r.Image.SHA256 {
+		return advice.Refuse("put back the image that the job was sealed with, or seal the script again",
+			"image %s is not the one that was sealed: its SHA-256 differs", path)
+	}
+	return nil
+}
+
+// imageKeys takes the keys of the command line, else those of the site file. It
+// returns nil if neither has any.
+func imageKeys(home string, o imageFlags) (*image.Keys, error) {
+	if o.keys != "" {
+		b, err := readSmall(o.keys, image.MaxKeyring)
+		if err != nil {
+			return nil, fmt.Errorf("reading the image keys: %w", err)
+		}
+		keys, err := image.ParseKeys(b)
+		if err != nil {
+			return nil, advice.Refuse("export them with gpg --armor --export", "%s: %w", o.keys, err)
+		}
+		return keys, nil
+	}
+	s, err := site.Load(home, o.site)
+	if errors.Is(err, site.ErrUnknown) && o.site == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.ImageKeys()
+}
