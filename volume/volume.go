@@ -73,6 +73,9 @@ func Info(path string) (*luks2.Header, error) {
 	return h, nil
 }
 
+// ErrInUse says that somebody else has the volume open for writing.
+var ErrInUse = errors.New("the volume is in use: another program has it open for writing")
+
 // openRegular opens for reading and refuses everything but regular files,
 // without hanging on a FIFO.
 func openRegular(path string) (*os.File, int64, error) {
@@ -121,6 +124,12 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 		return nil, fmt.Errorf("opening the volume: %w", err)
 	}
 	v := &payload{f: f, pinned: p, cipher: c}
+	if p.Verity == nil {
+		if err := lock(f, false); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("opening the volume %s: %w", path, err)
+		}
+	}
 	if size < p.End() {
 		f.Close()
 		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: it was cut off or is another one", path, size, p.End())

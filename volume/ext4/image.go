@@ -278,11 +278,11 @@ func (im *Image) fit(content int64) error {
 		gdt := (groups*descSize + BlockSize - 1) / BlockSize
 		front := 1 + gdt
 		if im.opt.Stream != nil {
-			if front > streamStart {
+			if front > StreamStart {
 				return fmt.Errorf("laying out ext4: a file system made from a stream is limited to %d TiB", streamLimit>>40)
 			}
 			front = int64(im.opt.Stream.next)
-			im.gap = uint32(streamStart - 1 - gdt)
+			im.gap = uint32(StreamStart - 1 - gdt)
 		}
 		used := front + 2*groups + groups*perG/inodesPerBlock + content
 		total := max(used+free, (groups-1)*blocksPerGroup+1)

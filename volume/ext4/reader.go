@@ -294,3 +294,6 @@ func (f *File) Readlink() (string, error) {
 	}
 	return "", fmt.Errorf("inode %d: symbolic link holds a zero byte", f.Number)
 }
+
+// Root reads the root directory.
+func (fs *FS) Root() (*File, error) { return fs.Inode(rootInode) }

@@ -9,14 +9,14 @@ import "errors"
 type Stream struct{ next uint32 }
 
 const (
-	// streamStart is the first block of contents: room for 256 blocks of group
+	// StreamStart is the first block of contents: room for 256 blocks of group
 	// descriptors, which is 1 MiB that stays sparse, and for 4 TiB.
-	streamStart = 1 + 256
-	streamLimit = int64(streamStart-1) * (BlockSize / descSize) * blocksPerGroup * BlockSize
+	StreamStart = 1 + 256
+	streamLimit = int64(StreamStart-1) * (BlockSize / descSize) * blocksPerGroup * BlockSize
 )
 
 // NewStream begins an empty stream.
-func NewStream() *Stream { return &Stream{streamStart} }
+func NewStream() *Stream { return &Stream{StreamStart} }
 
 // Offset is where the next block of contents goes, in bytes from the file
 // system's beginning.
