@@ -57,7 +57,7 @@ func check(ctx context.Context, o CheckOptions) (r Report, err error) {
 		}
 		r.Verified = true
 	}
-	fs, err := ext4.Open(v, v.pinned.PayloadSize)
+	fs, err := v.fileSystem()
 	if err != nil {
 		return r, err
 	}

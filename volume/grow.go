@@ -70,7 +70,7 @@ func (w *writer) fromVolume(ctx context.Context, uuid string, layout ext4.Option
 }
 
 func readTree(ctx context.Context, v *payload) (*volumeTree, error) {
-	src, err := ext4.Open(v, v.pinned.PayloadSize)
+	src, err := v.fileSystem()
 	if err != nil {
 		return nil, err
 	}

@@ -96,7 +96,7 @@ func RepairHeader(rand io.Reader, path string, p Pinned, label string, keys Keys
 			return fmt.Errorf("writing a new header: the payload begins at %d, not at %d", p.PayloadOffset, luks2.PayloadOffset)
 		}
 		if size < p.End() {
-			return fmt.Errorf("writing a new header: the file has %d bytes, the volume %d: it was cut off", size, p.End())
+			return fmt.Errorf("writing a new header: the file has %d bytes, the volume %d: %w", size, p.End(), ErrCutOff)
 		}
 		params := luks2.Params{Label: label, UUID: p.UUID}
 		if p.Verity != nil {

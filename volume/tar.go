@@ -21,6 +21,10 @@ const tarXattr = "SCHILY.xattr.user."
 // maxFileSize is ext4's limit with blocks of 4096 bytes.
 const maxFileSize = 1 << 44
 
+// ErrTar says that a tar stream is no tar stream, ends too early or holds what a
+// volume does not.
+var ErrTar = errors.New("reading the tar stream")
+
 // tarTree reads a tar stream: names and attributes into memory, contents into
 // batches of whole blocks. It keeps what scanner keeps, and refuses names that
 // lead out of the archive, files that come twice, devices, FIFOs and sockets.
@@ -50,15 +54,15 @@ func (t *tarTree) read(send func(batch) error) error {
 		h, err := t.in.Next()
 		if errors.Is(err, io.EOF) {
 			if entries == 0 {
-				return errors.New("reading the tar stream: it is empty")
+				return fmt.Errorf("%w: it is empty", ErrTar)
 			}
 			return t.flush()
 		}
 		if err != nil {
-			return fmt.Errorf("reading the tar stream: %w", err)
+			return fmt.Errorf("%w: %w", ErrTar, err)
 		}
 		if err := t.entry(h); err != nil {
-			return fmt.Errorf("reading the tar stream: %.300q: %w", h.Name, err)
+			return fmt.Errorf("%w: %.300q: %w", ErrTar, h.Name, err)
 		}
 	}
 }

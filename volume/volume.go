@@ -26,6 +26,7 @@ import (
 	"sync"
 
 	"cloister/secret"
+	"cloister/volume/ext4"
 	"cloister/volume/luks2"
 	"cloister/volume/verity"
 	"cloister/volume/xts"
@@ -72,6 +73,13 @@ func Info(path string) (*luks2.Header, error) {
 	}
 	return h, nil
 }
+
+// ErrCutOff says that a file is shorter than its volume.
+var ErrCutOff = errors.New("it was cut off or is another one")
+
+// ErrContents says that a volume holds no file system that can be read. In a
+// volume for writing, a wrong key and changed data look like this.
+var ErrContents = errors.New("the volume does not hold what it should")
 
 // ErrInUse says that somebody else has the volume open for writing.
 var ErrInUse = errors.New("the volume is in use: another program has it open for writing")
@@ -132,7 +140,7 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 	}
 	if size < p.End() {
 		f.Close()
-		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: it was cut off or is another one", path, size, p.End())
+		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: %w", path, size, p.End(), ErrCutOff)
 	}
 	if p.Verity != nil {
 		if v.tree, err = p.Verity.verifier(f, p.PayloadSize); err != nil {
@@ -144,6 +152,15 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 }
 
 func (v *payload) Close() error { return v.f.Close() }
+
+// fileSystem opens the file system in the payload.
+func (v *payload) fileSystem() (*ext4.FS, error) {
+	fs, err := ext4.Open(v, v.pinned.PayloadSize)
+	if err == nil || errors.Is(err, verity.ErrCorrupt) || errors.Is(err, ext4.ErrNeedsRecovery) {
+		return fs, err
+	}
+	return nil, fmt.Errorf("%w: %w", ErrContents, err)
+}
 
 // hasher returns what readBlocks needs for one goroutine.
 func (v *payload) hasher() *verity.Hasher {

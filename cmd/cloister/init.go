@@ -50,7 +50,7 @@ func (a *app) init(key, name string) error {
 	case place == "agent":
 		c, err = signing.UseAgent(home, name, fingerprint)
 	default:
-		c, err = signing.UseFile(home, name, key, a.ask)
+		c, err = signing.UseFile(home, name, key, a.askSigning)
 	}
 	if err != nil {
 		return err

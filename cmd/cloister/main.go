@@ -39,7 +39,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return advice.OK
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
 		err = &advice.Error{Status: advice.Interrupted, Err: errors.New("interrupted"), Next: "nothing was left half done; run the command again"}
 	}
 	return report(stderr, err)
@@ -53,8 +53,14 @@ type app struct {
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
 func (a *app) note(format string, args ...any)   { fmt.Fprintf(a.stderr, format, args...) }
 
-// ask reads a passphrase from the terminal, never from standard input.
-func (a *app) ask(prompt string) (secret.Bytes, error) { return askTerminal(prompt) }
+// ask reads a passphrase from the terminal, never from a pipe or an argument.
+// next is what to do if there is no terminal.
+func (a *app) ask(prompt, next string) (secret.Bytes, error) { return askTerminal(prompt, next) }
+
+// askSigning asks for the passphrase of the signing key.
+func (a *app) askSigning(prompt string) (secret.Bytes, error) {
+	return a.ask(prompt, "run it in a terminal, or put the key into an SSH agent: cloister init --key agent")
+}
 
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
@@ -72,7 +78,8 @@ job can read the data: not the cluster's other users, not root on a login node.
   cloister volume extract results.luks --to results/
 
 Exit status: 0 success, 1 failure of the machine, the network or a server,
-2 wrong arguments, 3 what was given is not valid or is refused, 130 interrupted.
+2 wrong arguments, 3 what was given is not valid or is refused, 4 wrong passphrase
+or key, 5 the volume is in use, 130 interrupted.
 
 Environment: CLOISTER_HOME is where keys and configuration live. BAO_TOKEN and
 VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOME.`,

@@ -102,7 +102,7 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 		return err
 	}
 	defer o.UserToken.Wipe()
-	signer, err := config.Open(a.ask)
+	signer, err := config.Open(a.askSigning)
 	if err != nil {
 		return err
 	}

@@ -16,10 +16,10 @@ import (
 
 // askTerminal asks on standard error and reads from the terminal behind
 // standard input.
-func askTerminal(prompt string) (secret.Bytes, error) {
+func askTerminal(prompt, next string) (secret.Bytes, error) {
 	fd := int(os.Stdin.Fd())
 	if !term.IsTerminal(fd) {
-		return secret.Bytes{}, advice.Refuse("run it in a terminal, or put the key into an SSH agent: cloister init --key agent", "the signing key has a passphrase, and there is no terminal to ask for it")
+		return secret.Bytes{}, advice.Refuse(next, "a passphrase is needed, and there is no terminal to ask for it")
 	}
 	state, err := term.GetState(fd)
 	if err != nil {
