@@ -14,7 +14,6 @@ import (
 
 	"cloister/client/advice"
 	"cloister/sealed"
-	"cloister/secret"
 
 	"github.com/spf13/cobra"
 )
@@ -52,15 +51,6 @@ type app struct {
 
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
 func (a *app) note(format string, args ...any)   { fmt.Fprintf(a.stderr, format, args...) }
-
-// ask reads a passphrase from the terminal, never from a pipe or an argument.
-// next is what to do if there is no terminal.
-func (a *app) ask(prompt, next string) (secret.Bytes, error) { return askTerminal(prompt, next) }
-
-// askSigning asks for the passphrase of the signing key.
-func (a *app) askSigning(prompt string) (secret.Bytes, error) {
-	return a.ask(prompt, "run it in a terminal, or put the key into an SSH agent: cloister init --key agent")
-}
 
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{

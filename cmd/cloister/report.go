@@ -67,6 +67,7 @@ func classify(err error) (status int, next string) {
 		{signing.ErrExists, advice.Refused, "keep using it, or set CLOISTER_HOME to another directory"},
 		{keystore.ErrUnknown, advice.Refused, "use the machine, or the CLOISTER_HOME, that made or sealed this volume"},
 		{luks2.ErrWrongKey, advice.WrongKey, "check the passphrase or key; cloister volume keyslots lists what opens the volume"},
+		{keystore.ErrWrongPassphrase, advice.WrongKey, "try again with the passphrase that cloister init or cloister volume protect was given"},
 		{luks2.ErrLastKeyslot, advice.Refused, "add another one first: cloister volume keyslots add, or cloister volume passwd"},
 		{luks2.ErrNoRoom, advice.Refused, "remove one first: cloister volume keyslots remove"},
 		{luks2.ErrNoKeyslot, advice.Refused, "list them: cloister volume keyslots"},

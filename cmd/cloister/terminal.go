@@ -14,11 +14,14 @@ import (
 	"golang.org/x/term"
 )
 
+// haveTerminal reports whether somebody can be asked.
+func haveTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
+
 // askTerminal asks on standard error and reads from the terminal behind
 // standard input.
 func askTerminal(prompt, next string) (secret.Bytes, error) {
 	fd := int(os.Stdin.Fd())
-	if !term.IsTerminal(fd) {
+	if !haveTerminal() {
 		return secret.Bytes{}, advice.Refuse(next, "a passphrase is needed, and there is no terminal to ask for it")
 	}
 	state, err := term.GetState(fd)

@@ -32,7 +32,7 @@ volume is in use.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	c.AddCommand(newVolumeCreate(a), newVolumeExtract(a), newVolumeLs(a), newVolumeInfo(a), newVolumeCheck(a),
-		newVolumeGrow(a), newVolumePasswd(a), newVolumeKeyslots(a))
+		newVolumeGrow(a), newVolumePasswd(a), newVolumeKeyslots(a), newVolumeProtect(a))
 	return c
 }
 
@@ -64,7 +64,7 @@ func (a *app) open(ctx context.Context, path string, o opening) (opened, error) 
 	if err != nil {
 		return opened{}, err
 	}
-	store := keystore.In(home)
+	store := keystore.In(home).Asking(a.askStore)
 	if o.uuid == "" {
 		h, err := volumeInfo(path, "if the header was damaged, give the volume's UUID with --uuid; cloister volume check --repair mends it")
 		if err != nil {
@@ -72,18 +72,21 @@ func (a *app) open(ctx context.Context, path string, o opening) (opened, error) 
 		}
 		o.uuid = h.UUID
 	}
+	if o.keyFile != "" || o.passphrase {
+		_, err := store.Describe(o.uuid)
+		if err == nil {
+			return opened{}, advice.Misuse("leave out --key-file and --passphrase", "%s: the volume's keys are kept here", path)
+		}
+		if !errors.Is(err, keystore.ErrUnknown) {
+			return opened{}, fmt.Errorf("%s: %w", path, err)
+		}
+		return a.unlock(ctx, path, o)
+	}
 	v, err := store.Get(o.uuid)
-	ask := o.keyFile != "" || o.passphrase
-	switch {
-	case err == nil && ask:
-		v.Keys.Wipe()
-		return opened{}, advice.Misuse("leave out --key-file and --passphrase", "%s: the volume's keys are kept here", path)
-	case err == nil:
-		return opened{Volume: v, kept: true}, nil
-	case !ask || !errors.Is(err, keystore.ErrUnknown):
+	if err != nil {
 		return opened{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return a.unlock(ctx, path, o)
+	return opened{Volume: v, kept: true}, nil
 }
 
 // unlock opens a volume that the key store does not know.
@@ -157,37 +160,13 @@ func readNewKey(path string) (secret.Bytes, error) {
 	return key, err
 }
 
-const (
-	// minPassphrase is in bytes. It keeps out what falls in minutes, no more.
-	minPassphrase = 12
+const passphraseWarning = "Whoever has a copy of the volume can try passphrases on it for ever, with as many machines as they like, and nobody notices.\n" +
+	"Choose at random, for example six words by dice. Without a passphrase, only the random key in CLOISTER_HOME opens it.\n"
 
-	passphraseWarning = "Whoever has a copy of the volume can try passphrases on it for ever, with as many machines as they like, and nobody notices.\n" +
-		"Choose at random, for example six words by dice. Without a passphrase, only the random key in CLOISTER_HOME opens it.\n"
-)
-
-// askNew asks for a new passphrase, twice.
+// askNew asks for a volume's new passphrase, twice.
 func (a *app) askNew() (secret.Bytes, error) {
 	a.note("%s", passphraseWarning)
-	const missing = "run it in a terminal; for a key in a file, see cloister volume keyslots add --help"
-	p, err := a.ask("New passphrase: ", missing)
-	if err != nil {
-		return secret.Bytes{}, err
-	}
-	if p.Len() < minPassphrase {
-		p.Wipe()
-		return secret.Bytes{}, advice.Refuse("choose a longer one, for example six random words", "a passphrase of less than %d characters", minPassphrase)
-	}
-	again, err := a.ask("The same again: ", missing)
-	if err != nil {
-		p.Wipe()
-		return secret.Bytes{}, err
-	}
-	defer again.Wipe()
-	if !p.Equal(again) {
-		p.Wipe()
-		return secret.Bytes{}, advice.Refuse("run the command again; nothing was changed", "the two passphrases differ")
-	}
-	return p, nil
+	return a.askTwice("New passphrase: ", "run it in a terminal; for a key in a file, see cloister volume keyslots add --help")
 }
 
 // minKDFMemory is the second recommended choice of RFC 9106, 64 MiB, in bytes.

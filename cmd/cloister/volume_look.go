@@ -93,14 +93,13 @@ func (a *app) volumeInfo(path string) error {
 			a.note("cloister volume check --repair mends the header.\n")
 		}
 	}
-	v, err := keystore.In(home).Get(h.UUID)
+	v, err := keystore.In(home).Describe(h.UUID)
 	switch {
 	case errors.Is(err, keystore.ErrUnknown):
 		a.printf("keys       not on this machine\n")
 	case err != nil:
 		return err
 	default:
-		v.Keys.Wipe()
 		a.printf("keys       on this machine, since %s\n", v.Created.Format(time.RFC3339))
 		if v.Job != "" {
 			a.printf("made by    job %s\n", v.Job)
