@@ -3,7 +3,6 @@ package volume
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 
 	"cloister/secret"
 	"cloister/volume/ext4"
@@ -107,25 +106,16 @@ func (v *payload) checkHeader(volumeKey secret.Bytes) (problems []string, err er
 
 // verifyAll reads the whole payload through the hash tree.
 func (v *payload) verifyAll(ctx context.Context, report func(done, total int64)) error {
-	var next atomic.Int64
 	p := progress{report: report}
 	p.expect(v.pinned.PayloadSize)
-	return parallel(ctx, func(ctx context.Context) error {
-		buf := make([]byte, chunkSize)
+	return inChunks(ctx, v.pinned.PayloadSize, func() func([]byte, int64) error {
 		h := v.hasher()
-		for {
-			off := (next.Add(1) - 1) * chunkSize
-			n := min(chunkSize, v.pinned.PayloadSize-off)
-			if n <= 0 {
-				return nil
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if err := v.readBlocks(h, buf[:n], off); err != nil {
+		return func(buf []byte, off int64) error {
+			if err := v.readBlocks(h, buf, off); err != nil {
 				return err
 			}
-			p.add(n)
+			p.add(int64(len(buf)))
+			return nil
 		}
 	})
 }

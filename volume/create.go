@@ -55,9 +55,10 @@ type CreateOptions struct {
 // ErrExists says that the volume or target is already there.
 var ErrExists = errors.New("already exists")
 
-// Create makes a volume from a directory or a tar stream. It writes to a temporary file beside
-// Path, syncs it and renames it; on any error or when ctx ends nothing stays
-// behind. The caller keeps Pinned and Keys: without them the volume is lost.
+// Create makes a volume from a directory or a tar stream. It writes to a
+// temporary file beside Path, syncs it and renames it; on any error or when ctx
+// ends nothing stays behind. The caller keeps Pinned and Keys: without them the
+// volume is lost.
 func Create(ctx context.Context, o CreateOptions) (Pinned, Keys, error) {
 	p, k, err := create(ctx, o)
 	if err != nil {
@@ -67,7 +68,7 @@ func Create(ctx context.Context, o CreateOptions) (Pinned, Keys, error) {
 }
 
 func create(ctx context.Context, o CreateOptions) (_ Pinned, _ Keys, err error) {
-	if o.Free != 0 && !o.Writable || o.Size != 0 && !o.Writable {
+	if (o.Free != 0 || o.Size != 0) && !o.Writable {
 		return Pinned{}, Keys{}, errors.New("room to grow needs a volume for writing")
 	}
 	if o.Free != 0 && o.Size != 0 {

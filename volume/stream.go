@@ -84,26 +84,12 @@ func (w *writer) encrypt(buf []byte, off int64) error {
 
 // fill writes count blocks from first on, which produce makes, on all cores.
 func (w *writer) fill(ctx context.Context, first, count int64, produce func(buf []byte, first int64) error) error {
-	const most = chunkSize / ext4.BlockSize
-	w.next.Store(0)
-	return parallel(ctx, func(ctx context.Context) error {
-		buf := make([]byte, chunkSize)
-		for {
-			at := (w.next.Add(1) - 1) * most
-			n := min(most, count-at)
-			if n <= 0 {
-				return nil
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			part := buf[:n*ext4.BlockSize]
-			if err := produce(part, first+at); err != nil {
+	return inChunks(ctx, count*ext4.BlockSize, func() func([]byte, int64) error {
+		return func(buf []byte, off int64) error {
+			if err := produce(buf, first+off/ext4.BlockSize); err != nil {
 				return err
 			}
-			if err := w.encrypt(part, (first+at)*ext4.BlockSize); err != nil {
-				return err
-			}
+			return w.encrypt(buf, first*ext4.BlockSize+off)
 		}
 	})
 }
@@ -139,27 +125,15 @@ func (w *writer) hashCiphertext(ctx context.Context) error {
 	if w.tree == nil {
 		return nil
 	}
-	w.next.Store(0)
-	return parallel(ctx, func(ctx context.Context) error {
-		buf := make([]byte, chunkSize)
+	return inChunks(ctx, w.pinned.PayloadSize, func() func([]byte, int64) error {
 		hasher := verity.NewHasher(w.salt)
-		for {
-			off := (w.next.Add(1) - 1) * chunkSize
-			n := min(chunkSize, w.pinned.PayloadSize-off)
-			if n <= 0 {
-				return nil
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			first, blocks := off/verity.BlockSize, n/verity.BlockSize
+		return func(buf []byte, off int64) error {
+			first, blocks := off/verity.BlockSize, int64(len(buf))/verity.BlockSize
 			written := buf[:w.toWrite(first, blocks)*verity.BlockSize]
 			if _, err := w.f.ReadAt(written, w.pinned.PayloadOffset+off); err != nil {
 				return err
 			}
-			if err := w.leaves(hasher, written, first, blocks); err != nil {
-				return err
-			}
+			return w.leaves(hasher, written, first, blocks)
 		}
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"cloister/secret"
 	"cloister/volume/ext4"
@@ -224,4 +225,27 @@ func parallel(ctx context.Context, work func(ctx context.Context) error) error {
 	}
 	wg.Wait()
 	return context.Cause(ctx)
+}
+
+// inChunks runs over size bytes on every core, in pieces of chunkSize with a
+// buffer for each. worker is called once a goroutine for what it does with a
+// piece.
+func inChunks(ctx context.Context, size int64, worker func() func(buf []byte, off int64) error) error {
+	var next atomic.Int64
+	return parallel(ctx, func(ctx context.Context) error {
+		do, buf := worker(), make([]byte, chunkSize)
+		for {
+			off := (next.Add(1) - 1) * chunkSize
+			n := min(chunkSize, size-off)
+			if n <= 0 {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := do(buf[:n], off); err != nil {
+				return err
+			}
+		}
+	})
 }

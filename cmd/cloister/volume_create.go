@@ -114,6 +114,13 @@ func (a *app) volumeCreate(ctx context.Context, o volume.CreateOptions) error {
 	return nil
 }
 
+// isVolume reports whether the file is the volume of that UUID: what failed
+// then failed after the volume had its name, and its keys must stay.
+func isVolume(path, uuid string) bool {
+	h, err := volume.Info(path)
+	return err == nil && h.UUID == uuid
+}
+
 // keepAndMake runs doMake, which makes a volume with the options in o, such that
 // its keys are in the store before the volume's file has its name, and leave
 // it again if that comes to nothing.
@@ -138,7 +145,7 @@ func (a *app) keepAndMake(name, label, what string, o *volume.CreateOptions, doM
 	o.Progress = p.step
 	pinned, keys, err := doMake()
 	p.clear()
-	if err != nil && kept != "" {
+	if err != nil && kept != "" && !isVolume(o.Path, kept) {
 		err = errors.Join(err, store.Remove(kept))
 	}
 	keys.Wipe()

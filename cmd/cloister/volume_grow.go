@@ -56,6 +56,7 @@ func (a *app) volumeGrow(ctx context.Context, o volume.GrowOptions) error {
 	if o.Create.Size > 0 && o.Create.Size <= v.Pinned.PayloadSize {
 		return advice.Refuse("give a larger --size", "%s has %s already", o.Path, size(v.Pinned.PayloadSize))
 	}
+	o.Create.Path = o.Path
 	o.Pinned, o.VolumeKey, o.Create.Label = v.Pinned, v.Keys.VolumeKey, v.Label
 	pinned, err := a.keepAndMake(v.Name, v.Label, "copying", &o.Create, func() (volume.Pinned, volume.Keys, error) {
 		return volume.Grow(ctx, o)
