@@ -243,23 +243,17 @@ func (e *editor) forget(id string) error {
 		e.meta.Digests[n] = d
 	}
 	for n, raw := range e.meta.Tokens {
-		var t token
-		if err := json.Unmarshal(raw, &t); err != nil {
-			return fmt.Errorf("token %s: %w", n, err)
-		}
-		if !slices.Contains(t.Keyslots, id) {
-			continue
-		}
-		var all map[string]json.RawMessage
-		if err := json.Unmarshal(raw, &all); err != nil {
-			return fmt.Errorf("token %s: %w", n, err)
-		}
-		list, err := json.Marshal(without(t.Keyslots))
+		t, err := readToken(raw)
 		if err != nil {
 			return fmt.Errorf("token %s: %w", n, err)
 		}
-		all["keyslots"] = list
-		if e.meta.Tokens[n], err = json.Marshal(all); err != nil {
+		if !slices.Contains(t.keyslots, id) {
+			continue
+		}
+		if t.fields["keyslots"], err = json.Marshal(without(t.keyslots)); err != nil {
+			return fmt.Errorf("token %s: %w", n, err)
+		}
+		if e.meta.Tokens[n], err = json.Marshal(t.fields); err != nil {
 			return fmt.Errorf("token %s: %w", n, err)
 		}
 	}

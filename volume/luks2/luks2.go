@@ -119,13 +119,16 @@ func readBest(r io.ReaderAt, size int64) (*onDisk, *Header, error) {
 		offsets = []int64{first.size}
 	}
 	var second *onDisk
+	h.Secondary = ErrNotLUKS2
 	for _, at := range offsets {
 		second, err = readValid(r, at, size)
-		if second != nil || !errors.Is(err, ErrNotLUKS2) {
+		if second != nil || errors.Is(h.Secondary, ErrNotLUKS2) {
+			h.Secondary = err // of several that are damaged, the first
+		}
+		if second != nil {
 			break
 		}
 	}
-	h.Secondary = err
 	switch {
 	case first == nil && second == nil:
 		if errors.Is(h.Primary, ErrNotLUKS2) && !errors.Is(h.Secondary, ErrNotLUKS2) {

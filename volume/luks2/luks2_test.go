@@ -227,6 +227,9 @@ func TestHostileHeadersAreRefusedWithTheirReason(t *testing.T) {
 		{`"keyslots":["0"]`, `"keyslots":["0","0"]`, "twice"},
 		{`"digests":{"0"`, `"digests":{"1":{"type":"pbkdf2","keyslots":["0"],"segments":[],"hash":"sha256","iterations":1000,"salt":"AAAAAAAAAAA=","digest":"AAAAAAAAAAAAAAAAAAAAAAAAAAA="},"0"`, "another digest"},
 		{`"tokens":{}`, `"tokens":{"0":{"keyslots":[]}}`, "without a type"},
+		{`"tokens":{}`, `"tokens":{"0":{"Type":"x","keyslots":[]}}`, "without a type"},
+		{`"tokens":{}`, `"tokens":{"0":{"type":"x","Keyslots":["0"]}}`, "without a list"},
+		{`"tokens":{}`, `"tokens":{"0":[]}`, "token 0"},
 		{`"tokens":{}`, `"tokens":{"0":{"type":"x","keyslots":["9"]}}`, "no keyslot"},
 		{`"tokens":{}`, `"tokens":{"32":{"type":"x","keyslots":[]}}`, "not a number from 0 to 31"},
 		{`"salt":"`, `"salt":"\\n`, "base64"},
@@ -289,6 +292,20 @@ func TestANewerSecondaryHeaderCountsAndADamagedOneDoesNot(t *testing.T) {
 	if h, err := Read(bytes.NewReader(b), int64(len(b))); err != nil || !h.FromSecondary || h.Sequence != 9 {
 		t.Errorf("the newer secondary header was not used: %v", err)
 	}
+}
+
+func TestASecondaryHeaderIsFoundBehindWhatOnlyLooksLikeOne(t *testing.T) {
+	path, keyFile := format(t, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--luks2-metadata-size", "64k")
+	d, _ := device(t, path)
+	for at, b := range map[int64][]byte{0: make([]byte, binarySize), 16 << 10: secondaryMagic} {
+		if _, err := d.WriteAt(b, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h, _ := open(t, path); !h.FromSecondary || h.Secondary != nil {
+		t.Errorf("secondary: %v", h.Secondary)
+	}
+	run(t, "cryptsetup", "open", "--test-passphrase", "--key-file", keyFile, path)
 }
 
 func TestAnEmptyOrForeignFileIsNotLUKS2(t *testing.T) {

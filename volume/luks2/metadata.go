@@ -104,11 +104,25 @@ type requirements struct {
 	Mandatory []string `json:"mandatory"`
 }
 
-// token is what a token of any type holds; the rest belongs to its type and is
-// kept unread.
+// token is what a token of any type has; the rest belongs to its type and is
+// kept unread in fields.
 type token struct {
-	Type     string   `json:"type"`
-	Keyslots []string `json:"keyslots"`
+	keyslots []string
+	fields   map[string]json.RawMessage
+}
+
+func readToken(raw json.RawMessage) (t token, err error) {
+	if err := json.Unmarshal(raw, &t.fields); err != nil {
+		return t, err
+	}
+	var kind string
+	if err := json.Unmarshal(t.fields["type"], &kind); err != nil || kind == "" {
+		return t, errors.New("without a type")
+	}
+	if err := json.Unmarshal(t.fields["keyslots"], &t.keyslots); err != nil || t.keyslots == nil {
+		return t, errors.New("without a list of keyslots")
+	}
+	return t, nil
 }
 
 // b64 is bytes in padded base64, in its one canonical spelling.

@@ -1,7 +1,6 @@
 package luks2
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -66,14 +65,11 @@ func (m *metadata) validTokens() error {
 		return fmt.Errorf("token %w", err)
 	}
 	for _, id := range order {
-		var t token
-		if err := json.Unmarshal(m.Tokens[id], &t); err != nil {
-			return fmt.Errorf("token %s: %w", id, err)
+		t, err := readToken(m.Tokens[id])
+		if err == nil {
+			err = m.haveKeyslots(t.keyslots)
 		}
-		if t.Type == "" {
-			return fmt.Errorf("token %s: without a type", id)
-		}
-		if err := m.haveKeyslots(t.Keyslots); err != nil {
+		if err != nil {
 			return fmt.Errorf("token %s: %w", id, err)
 		}
 	}
