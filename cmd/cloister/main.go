@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"cloister/client/advice"
 	"cloister/sealed"
@@ -27,7 +28,7 @@ func main() {
 
 // run executes one command line and returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
 	root := newRoot(&app{stdout: stdout, stderr: stderr})
 	root.SetArgs(args)
@@ -42,6 +43,16 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = &advice.Error{Status: advice.Interrupted, Err: errors.New("interrupted"), Next: "nothing was left half done; run the command again"}
 	}
 	return report(stderr, err)
+}
+
+// endings are the signals after which nothing may be left half done: Ctrl-C,
+// kill, and a terminal that goes away, unless nohup says not to mind that.
+func endings() []os.Signal {
+	all := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
 }
 
 // app is what commands share.

@@ -110,12 +110,12 @@ func changeByTurns(t *testing.T, path, keyFile string, k KDF) {
 	opens := func(with string, ok bool) {
 		t.Helper()
 		writeFile(t, second, []byte(with))
-		err := exec.Command("cryptsetup", "open", "--test-passphrase", "--key-file", second, path).Run()
-		if (err == nil) != ok {
-			t.Errorf("cryptsetup open with %q: %v", with, err)
-		}
-		if ok && !volumeKey(t, path, second).Equal(want) {
-			t.Errorf("%q gave cryptsetup another volume key", with)
+		if ok {
+			if !volumeKey(t, path, second).Equal(want) {
+				t.Errorf("%q gave cryptsetup another volume key", with)
+			}
+		} else if exec.Command("cryptsetup", "open", "--test-passphrase", "--key-file", second, path).Run() == nil {
+			t.Errorf("cryptsetup opens with %q", with)
 		}
 	}
 	id, err := AddKeyslot(rand.Reader, d, size, want, secret.New([]byte("added")), k)
