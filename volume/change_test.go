@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"cloister/secret"
 	"cloister/volume/luks2"
 	"cloister/volume/verity"
+	"cloister/volume/xts"
 )
 
 func blocksOf(t testing.TB, path string) int64 {
@@ -169,4 +171,51 @@ func TestGrowKeepsEverythingAndMakesRoom(t *testing.T) {
 	if _, _, err := Grow(context.Background(), o); err == nil || !strings.Contains(err.Error(), "for reading") {
 		t.Errorf("grew a volume for reading: %v", err)
 	}
+}
+
+// nodeMade makes a volume as a node does (noded/unlock), with mke2fs in place
+// of a job.
+func nodeMade(t *testing.T, src string) (path string, p Pinned, k Keys) {
+	t.Helper()
+	dir := t.TempDir()
+	image := filepath.Join(dir, "image")
+	run(t, "mke2fs", "-q", "-b", "4096", "-I", "256", "-m", "0",
+		"-O", "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
+		"-d", src, image, "200M")
+	plain, err := os.ReadFile(image)
+	must(t, err)
+	must(t, os.Remove(image))
+	p, k, err = PlanNewVolume(rand.Reader, int64(len(plain)))
+	must(t, err)
+	head, err := HeaderForNewVolume(rand.Reader, p, "results", k)
+	must(t, err)
+	c, err := xts.New(k.VolumeKey)
+	must(t, err)
+	c.Encrypt(plain, plain, int(p.SectorSize), 0)
+	path = filepath.Join(dir, "v")
+	must(t, os.WriteFile(path, append(append(head, make([]byte, int(p.PayloadOffset)-len(head))...), plain...), 0o600))
+	return path, p, k
+}
+
+func TestAVolumeThatANodeMadeIsCheckedAndGrown(t *testing.T) {
+	src := source(t)
+	path, p, k := nodeMade(t, src)
+	r, err := Check(context.Background(), CheckOptions{Path: path, Pinned: p, VolumeKey: k.VolumeKey})
+	if err != nil || r.Names != 15 || r.Verified || len(r.Header) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	np, nk, err := Grow(context.Background(), GrowOptions{Path: path, Pinned: p, VolumeKey: k.VolumeKey, Create: CreateOptions{Size: 300 << 20, Rand: rand.Reader}})
+	must(t, err)
+	run(t, "e2fsck", "-fn", decrypt(t, path, np, nk))
+	to := filepath.Join(t.TempDir(), "out")
+	_, err = Extract(context.Background(), ExtractOptions{Path: path, To: to, Pinned: np, VolumeKey: nk.VolumeKey})
+	must(t, err)
+	fraction := regexp.MustCompile(`(\.[0-9]+)?Z$`) // of a second, which mke2fs -d does not keep
+	want, got := describe(t, src), describe(t, to)
+	for _, m := range []map[string]string{want, got} {
+		for name, d := range m {
+			m[name] = fraction.ReplaceAllString(d, "Z")
+		}
+	}
+	diff(t, want, got)
 }
