@@ -106,7 +106,11 @@ func (a *app) unlock(ctx context.Context, path string, o opening) (opened, error
 	if err != nil {
 		return opened{}, err
 	}
-	if err := pinned.Validate(); err != nil {
+	err = pinned.Validate()
+	if err == nil && volumeKey.Len() != luks2.VolumeKeySize {
+		err = fmt.Errorf("a volume key of %d bits is refused: only %d is accepted", 8*volumeKey.Len(), 8*luks2.VolumeKeySize)
+	}
+	if err != nil {
 		volumeKey.Wipe()
 		return opened{}, advice.Refuse("open it with cryptsetup (Linux, as root)", "%s: its header says: %w", path, err)
 	}
