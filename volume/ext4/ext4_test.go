@@ -450,3 +450,14 @@ func TestASizeThatIsAskedForIsKeptOrRefused(t *testing.T) {
 		t.Errorf("too small: %v", err)
 	}
 }
+
+func TestAStreamThatJustFitsItsSizeFits(t *testing.T) {
+	c := contents{}
+	full := make([]byte, 60<<20)
+	for at := 0; at < len(full); at += BlockSize {
+		full[at] = 1
+	}
+	root := directory(".", c.file("a", full, false)).Inode
+	path := streamed(t, root, c, Options{Size: 60<<20 + 1100<<10})
+	run(t, "e2fsck", "-fn", path)
+}

@@ -267,7 +267,11 @@ var ErrTooSmall = errors.New("the contents do not fit that size")
 func (im *Image) fit(content int64) error {
 	room := im.opt.Free
 	if im.opt.Size > 0 {
-		room = max(0, im.opt.Size-content*BlockSize)
+		room = im.opt.Size - content*BlockSize
+		if im.opt.Stream != nil {
+			room -= im.opt.Stream.Offset()
+		}
+		room = max(0, room)
 	}
 	inodes := int64(firstInode-1+len(im.inodes)) + room/freePerInode
 	free := (im.opt.Free + BlockSize - 1) / BlockSize
