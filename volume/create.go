@@ -8,11 +8,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"cloister/secret"
 	"cloister/volume/ext4"
 	"cloister/volume/luks2"
 	"cloister/volume/verity"
@@ -21,25 +21,43 @@ import (
 
 // CreateOptions says what volume to make.
 type CreateOptions struct {
-	Path  string // of the volume; appears only when it is complete
-	From  string // directory whose contents go into the volume
-	Label string // for the LUKS2 header, in the clear; at most 47 bytes
+	Path  string    // of the volume; appears only when it is complete
+	From  string    // directory whose contents go into the volume
+	Tar   io.Reader // or a tar stream with what goes into it
+	Label string    // for the LUKS2 header, in the clear; at most 47 bytes
 	// Writable makes a volume for writing: no hash tree, so changes to the
-	// file are not noticed, and Free bytes of room for new files.
+	// file are not noticed, and room for new files: Free bytes, or what a file
+	// system of Size bytes leaves.
 	Writable bool
 	Free     int64
-	Force    bool // replace an existing file
+	Size     int64
+	// HideFreeSpace fills free space with noise, so that the file does not
+	// show how full the volume is; it then takes its whole size on disk.
+	HideFreeSpace bool
+	// KeyslotKey, if not empty, is the owner's own key of 256 random bits. The
+	// Keys that Create returns hold a copy.
+	KeyslotKey secret.Bytes
+	// Passphrase, if not empty, opens a second keyslot, by derivation KDF.
+	Passphrase secret.Bytes
+	KDF        luks2.KDF
+	Force      bool // replace an existing file
+	// Keep, if not nil, is given what opens the volume just before the file
+	// gets its name, so that no volume appears whose keys are kept nowhere.
+	Keep func(Pinned, Keys) error
 	// Progress, if not nil, is called from one goroutine at a time with bytes.
 	Progress func(done, total int64)
 	Rand     io.Reader // crypto/rand.Reader outside tests
+
+	volume *payload // or another volume, by Grow
 }
 
 // ErrExists says that the volume or target is already there.
 var ErrExists = errors.New("already exists")
 
-// Create makes a volume from a directory. It writes to a temporary file beside
-// Path, syncs it and renames it; on any error or when ctx ends nothing stays
-// behind. The caller keeps Pinned and Keys: without them the volume is lost.
+// Create makes a volume from a directory or a tar stream. It writes to a
+// temporary file beside Path, syncs it and renames it; on any error or when ctx
+// ends nothing stays behind. The caller keeps Pinned and Keys: without them the
+// volume is lost.
 func Create(ctx context.Context, o CreateOptions) (Pinned, Keys, error) {
 	p, k, err := create(ctx, o)
 	if err != nil {
@@ -49,63 +67,71 @@ func Create(ctx context.Context, o CreateOptions) (Pinned, Keys, error) {
 }
 
 func create(ctx context.Context, o CreateOptions) (_ Pinned, _ Keys, err error) {
-	if o.Free != 0 && !o.Writable {
+	if (o.Free != 0 || o.Size != 0) && !o.Writable {
 		return Pinned{}, Keys{}, errors.New("room to grow needs a volume for writing")
+	}
+	if o.Free != 0 && o.Size != 0 {
+		return Pinned{}, Keys{}, errors.New("give the free space or the size, not both")
 	}
 	if !o.Force {
 		if err := mustNotExist(o.Path); err != nil {
 			return Pinned{}, Keys{}, err
 		}
 	}
-	if err := mustLieOutside(o.Path, o.From); err != nil {
-		return Pinned{}, Keys{}, err
-	}
-	root, err := os.OpenRoot(o.From)
-	if err != nil {
-		return Pinned{}, Keys{}, err
-	}
-	defer root.Close()
-	tree, err := scan(ctx, root)
-	if err != nil {
-		return Pinned{}, Keys{}, err
-	}
 	id, err := newUUID(o.Rand)
 	if err != nil {
 		return Pinned{}, Keys{}, err
 	}
-	fsID, err := newUUID(o.Rand)
+	layout := ext4.Options{Free: o.Free, Size: (o.Size + ext4.BlockSize - 1) / ext4.BlockSize * ext4.BlockSize, Seconds: time.Now().Unix()}
+	if layout.UUID, err = newUUID(o.Rand); err != nil {
+		return Pinned{}, Keys{}, err
+	}
+	keys, err := newKeys(o)
 	if err != nil {
 		return Pinned{}, Keys{}, err
 	}
-	im, err := ext4.NewImage(tree, ext4.Options{UUID: fsID, Free: o.Free, Seconds: time.Now().Unix()})
-	if err != nil {
-		return Pinned{}, Keys{}, err
-	}
-	keys, err := NewKeys(o.Rand)
-	if err != nil {
-		return Pinned{}, Keys{}, err
-	}
+	w := writer{o: o}
 	defer func() {
 		if err != nil {
+			w.abandon()
 			keys.Wipe()
 		}
 	}()
-	w := writer{o: o, root: root, im: im, pinned: pin(formatUUID(id), im.Size())}
-	if !o.Writable {
-		if err := w.planTree(); err != nil {
-			return Pinned{}, Keys{}, err
-		}
+	switch {
+	case o.Tar != nil:
+		err = w.fromTar(ctx, formatUUID(id), layout, keys)
+	case o.volume != nil:
+		err = w.fromVolume(ctx, formatUUID(id), layout, keys)
+	default:
+		err = w.fromDir(ctx, formatUUID(id), layout, keys)
 	}
-	if err := w.write(ctx, keys); err != nil {
+	if err == nil {
+		err = w.finish(ctx, keys)
+	}
+	if err != nil {
 		return Pinned{}, Keys{}, err
 	}
 	return w.pinned, keys, nil
+}
+
+func newKeys(o CreateOptions) (Keys, error) {
+	keys, err := NewKeys(o.Rand)
+	if err != nil || o.KeyslotKey.Len() == 0 {
+		return keys, err
+	}
+	if o.KeyslotKey.Len() != luks2.KeyslotKeySize {
+		keys.Wipe()
+		return Keys{}, fmt.Errorf("a key of %d bytes: it must be %d random bytes", o.KeyslotKey.Len(), luks2.KeyslotKeySize)
+	}
+	copy(keys.KeyslotKey.Reveal(), o.KeyslotKey.Reveal())
+	return keys, nil
 }
 
 // writer is one Create at work.
 type writer struct {
 	o      CreateOptions
 	root   *os.Root
+	volume *volumeTree // or the volume that contents come from
 	im     *ext4.Image
 	pinned Pinned
 
@@ -136,45 +162,69 @@ func (w *writer) planTree() error {
 	return nil
 }
 
-func (w *writer) write(ctx context.Context, keys Keys) (err error) {
-	params := luks2.Params{Label: w.o.Label, UUID: w.pinned.UUID}
-	if w.pinned.Verity != nil {
-		params.PayloadSize = w.pinned.PayloadSize // the tree that follows is no payload
+// fromDir writes the payload and all but the root of the tree.
+func (w *writer) fromDir(ctx context.Context, uuid string, layout ext4.Options, keys Keys) error {
+	if err := mustLieOutside(w.o.Path, w.o.From); err != nil {
+		return err
 	}
-	header, err := luks2.Encode(w.o.Rand, params, keys.VolumeKey, keys.KeyslotKey)
+	root, err := os.OpenRoot(w.o.From)
 	if err != nil {
 		return err
 	}
+	defer root.Close()
+	tree, err := scan(ctx, root)
+	if err != nil {
+		return err
+	}
+	w.root = root
+	if err := w.begin(keys); err != nil {
+		return err
+	}
+	if err := w.plan(uuid, tree, layout); err != nil {
+		return err
+	}
+	return parallel(ctx, w.chunks)
+}
+
+// begin makes the temporary file.
+func (w *writer) begin(keys Keys) (err error) {
 	if w.cipher, err = xts.New(keys.VolumeKey); err != nil {
 		return err
 	}
 	dir, name := filepath.Split(w.o.Path)
 	// CreateTemp makes the file with mode 0600.
-	if w.f, err = os.CreateTemp(orHere(dir), "."+name+".*.part"); err != nil {
+	w.f, err = os.CreateTemp(orHere(dir), "."+name+".*.part")
+	return err
+}
+
+// abandon takes the temporary file away.
+func (w *writer) abandon() {
+	if w.f != nil {
+		w.f.Close()
+		os.Remove(w.f.Name())
+	}
+}
+
+// plan lays the file system out and makes the file as long as it will be.
+func (w *writer) plan(uuid string, tree *ext4.Inode, layout ext4.Options) (err error) {
+	if w.im, err = ext4.NewImage(tree, layout); err != nil {
 		return err
 	}
-	temp := w.f.Name()
-	defer func() {
-		if err != nil {
-			w.f.Close()
-			os.Remove(temp)
+	w.pinned = pin(uuid, w.im.Size())
+	if !w.o.Writable {
+		if err := w.planTree(); err != nil {
+			return err
 		}
-	}()
-	if err := w.f.Truncate(w.pinned.End()); err != nil {
-		return err
-	}
-	if _, err := w.f.WriteAt(header, 0); err != nil {
-		return err
-	}
-	if w.pinned.Verity != nil {
 		at := io.NewOffsetWriter(w.f, w.pinned.Verity.HashOffset)
 		if w.tree, err = verity.NewBuilder(at, w.pinned.PayloadSize/verity.BlockSize, w.salt); err != nil {
 			return err
 		}
 	}
-	if err := parallel(ctx, w.chunks); err != nil {
-		return err
-	}
+	return w.f.Truncate(w.pinned.End())
+}
+
+// finish writes the header and gives the file its name.
+func (w *writer) finish(ctx context.Context, keys Keys) error {
 	if w.tree != nil {
 		root, err := w.tree.Finish()
 		if err != nil {
@@ -185,24 +235,51 @@ func (w *writer) write(ctx context.Context, keys Keys) (err error) {
 	if err := w.pinned.Validate(); err != nil {
 		return err
 	}
+	if err := w.header(keys); err != nil {
+		return err
+	}
 	if err := w.f.Sync(); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if err := w.f.Close(); err != nil {
 		return err
 	}
-	if err := moveInPlace(temp, w.o.Path, w.o.Force); err != nil {
+	if w.o.Keep != nil {
+		if err := w.o.Keep(w.pinned, keys); err != nil {
+			return err
+		}
+	}
+	if err := moveInPlace(w.f.Name(), w.o.Path, w.o.Force); err != nil {
 		return err
 	}
-	return syncDir(orHere(dir))
+	return syncDir(orHere(filepath.Dir(w.o.Path)))
+}
+
+func (w *writer) header(keys Keys) error {
+	params := luks2.Params{Label: w.o.Label, UUID: w.pinned.UUID}
+	if w.pinned.Verity != nil {
+		params.PayloadSize = w.pinned.PayloadSize // the tree that follows is no payload
+	}
+	header, err := luks2.Encode(w.o.Rand, params, keys.VolumeKey, keys.KeyslotKey)
+	if err != nil {
+		return err
+	}
+	if _, err := w.f.WriteAt(header, 0); err != nil {
+		return err
+	}
+	if w.o.Passphrase.Len() == 0 {
+		return nil
+	}
+	_, err = luks2.AddKeyslot(w.o.Rand, w.f, w.pinned.End(), keys.VolumeKey, w.o.Passphrase, w.o.KDF)
+	return err
 }
 
 // chunks is one worker: it takes chunks until none is left.
 func (w *writer) chunks(ctx context.Context) error {
-	src := &sources{root: w.root}
+	src := &sources{root: w.root, volume: w.volume}
 	defer src.close()
 	buf := make([]byte, chunkSize)
 	var hasher *verity.Hasher
@@ -232,7 +309,7 @@ func (w *writer) chunks(ctx context.Context) error {
 
 func (w *writer) chunk(hasher *verity.Hasher, src *sources, buf []byte, off int64) error {
 	first, blocks := off/verity.BlockSize, int64(len(buf))/verity.BlockSize
-	used := buf[:w.im.Used(first, blocks)*verity.BlockSize]
+	used := buf[:w.toWrite(first, blocks)*verity.BlockSize]
 	if len(used) > 0 {
 		if err := w.im.Fill(used, first, src.open); err != nil {
 			return err
@@ -242,6 +319,12 @@ func (w *writer) chunk(hasher *verity.Hasher, src *sources, buf []byte, off int6
 			return err
 		}
 	}
+	return w.leaves(hasher, used, first, blocks)
+}
+
+// leaves puts the digests of blocks from first on into the hash tree: of used,
+// and of the zeros that follow.
+func (w *writer) leaves(hasher *verity.Hasher, used []byte, first, blocks int64) error {
 	if w.tree == nil {
 		return nil
 	}
@@ -257,60 +340,11 @@ func (w *writer) chunk(hasher *verity.Hasher, src *sources, buf []byte, off int6
 	return w.tree.SetLeaves(hasher, first, digests)
 }
 
-func orHere(dir string) string {
-	if dir == "" {
-		return "."
+// toWrite is how many of the blocks from first on are written; what follows
+// stays a hole.
+func (w *writer) toWrite(first, blocks int64) int64 {
+	if w.o.HideFreeSpace {
+		return blocks // zeros become noise like everything else
 	}
-	return dir
-}
-
-func mustNotExist(path string) error {
-	_, err := os.Lstat(path)
-	switch {
-	case err == nil:
-		return ErrExists
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	}
-	return err
-}
-
-// mustLieOutside refuses a volume inside the directory that it is made of.
-func mustLieOutside(path, from string) error {
-	dir, err := filepath.EvalSymlinks(orHere(filepath.Dir(path)))
-	if err != nil {
-		return err
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
-	}
-	if from, err = filepath.EvalSymlinks(from); err != nil {
-		return err
-	}
-	if from, err = filepath.Abs(from); err != nil {
-		return err
-	}
-	if rel, err := filepath.Rel(from, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
-		return fmt.Errorf("it would lie inside %s, the directory that it is made from", from)
-	}
-	return nil
-}
-
-// moveInPlace gives the finished file its name. A link fails where a rename
-// would silently replace a file that appeared in the meantime.
-func moveInPlace(temp, path string, force bool) error {
-	if !force {
-		err := os.Link(temp, path)
-		if err == nil {
-			return os.Remove(temp)
-		}
-		if errors.Is(err, os.ErrExist) {
-			return ErrExists
-		}
-		// A file system without hard links: check, then rename.
-		if err := mustNotExist(path); err != nil {
-			return err
-		}
-	}
-	return os.Rename(temp, path)
+	return w.im.Used(first, blocks)
 }

@@ -39,6 +39,9 @@ type Summary struct {
 	Skipped []string
 }
 
+// ErrNoMatch says that a pattern matches nothing in the volume.
+var ErrNoMatch = errors.New("nothing in the volume matches")
+
 // Extract writes a volume's files to a new directory. It opens the volume with
 // the pinned parameters only. With a hash tree, any change to what it reads is
 // verity.ErrCorrupt; without one, nothing vouches for the contents.
@@ -72,7 +75,7 @@ func extract(ctx context.Context, o ExtractOptions) (_ Summary, err error) {
 		return Summary{}, err
 	}
 	defer v.Close()
-	src, err := ext4.Open(v, v.pinned.PayloadSize)
+	src, err := v.fileSystem()
 	if err != nil {
 		return Summary{}, err
 	}
@@ -184,7 +187,7 @@ func (x *extractor) run(ctx context.Context, src *ext4.FS) error {
 		err = werr
 	}
 	if err == nil && x.o.Only != "" && x.sum.Files+x.sum.Symlinks+x.sum.Directories == 0 {
-		err = fmt.Errorf("nothing in the volume matches %q", x.o.Only)
+		err = fmt.Errorf("%w: %q", ErrNoMatch, x.o.Only)
 	}
 	x.sum.Bytes = x.progress.done
 	return err

@@ -35,7 +35,7 @@ func list(path string, p Pinned, volumeKey secret.Bytes, f func(Item) error) err
 		return err
 	}
 	defer v.Close()
-	src, err := ext4.Open(v, p.PayloadSize)
+	src, err := v.fileSystem()
 	if err != nil {
 		return err
 	}

@@ -143,14 +143,18 @@ func kindName(t os.FileMode) string {
 // sources opens the scanned files for one worker, which mostly asks for the
 // same file again. A file that changed since the scan is an error.
 type sources struct {
-	root  *os.Root
-	inode *ext4.Inode
-	f     *os.File
+	root   *os.Root
+	volume *volumeTree // contents come from a volume instead
+	inode  *ext4.Inode
+	f      *os.File
 }
 
 func (s *sources) open(i *ext4.Inode) (io.ReaderAt, error) {
 	if s.inode == i {
 		return s.f, nil
+	}
+	if s.volume != nil {
+		return s.volume.files[i], nil
 	}
 	s.close()
 	f, err := s.root.OpenFile(i.Path, os.O_RDONLY|openNonblock, 0)

@@ -24,8 +24,10 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"cloister/secret"
+	"cloister/volume/ext4"
 	"cloister/volume/luks2"
 	"cloister/volume/verity"
 	"cloister/volume/xts"
@@ -72,6 +74,16 @@ func Info(path string) (*luks2.Header, error) {
 	}
 	return h, nil
 }
+
+// ErrCutOff says that a file is shorter than its volume.
+var ErrCutOff = errors.New("it was cut off or is another one")
+
+// ErrContents says that a volume holds no file system that can be read. In a
+// volume for writing, a wrong key and changed data look like this.
+var ErrContents = errors.New("the volume does not hold what it should")
+
+// ErrInUse says that somebody else has the volume open for writing.
+var ErrInUse = errors.New("the volume is in use: another program has it open for writing")
 
 // openRegular opens for reading and refuses everything but regular files,
 // without hanging on a FIFO.
@@ -121,9 +133,15 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 		return nil, fmt.Errorf("opening the volume: %w", err)
 	}
 	v := &payload{f: f, pinned: p, cipher: c}
+	if p.Verity == nil {
+		if err := lock(f, false); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("opening the volume %s: %w", path, err)
+		}
+	}
 	if size < p.End() {
 		f.Close()
-		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: it was cut off or is another one", path, size, p.End())
+		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: %w", path, size, p.End(), ErrCutOff)
 	}
 	if p.Verity != nil {
 		if v.tree, err = p.Verity.verifier(f, p.PayloadSize); err != nil {
@@ -135,6 +153,15 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 }
 
 func (v *payload) Close() error { return v.f.Close() }
+
+// fileSystem opens the file system in the payload.
+func (v *payload) fileSystem() (*ext4.FS, error) {
+	fs, err := ext4.Open(v, v.pinned.PayloadSize)
+	if err == nil || errors.Is(err, verity.ErrCorrupt) || errors.Is(err, ext4.ErrNeedsRecovery) {
+		return fs, err
+	}
+	return nil, fmt.Errorf("%w: %w", ErrContents, err)
+}
 
 // hasher returns what readBlocks needs for one goroutine.
 func (v *payload) hasher() *verity.Hasher {
@@ -198,4 +225,27 @@ func parallel(ctx context.Context, work func(ctx context.Context) error) error {
 	}
 	wg.Wait()
 	return context.Cause(ctx)
+}
+
+// inChunks runs over size bytes on every core, in pieces of chunkSize with a
+// buffer for each. worker is called once a goroutine for what it does with a
+// piece.
+func inChunks(ctx context.Context, size int64, worker func() func(buf []byte, off int64) error) error {
+	var next atomic.Int64
+	return parallel(ctx, func(ctx context.Context) error {
+		do, buf := worker(), make([]byte, chunkSize)
+		for {
+			off := (next.Add(1) - 1) * chunkSize
+			n := min(chunkSize, size-off)
+			if n <= 0 {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := do(buf[:n], off); err != nil {
+				return err
+			}
+		}
+	})
 }

@@ -13,6 +13,8 @@ const (
 	Failure     = 1   // the machine, the network or a server failed
 	Usage       = 2   // wrong arguments
 	Refused     = 3   // what was given is not valid, or is refused
+	WrongKey    = 4   // no keyslot opens with the passphrase or key
+	InUse       = 5   // another program has the volume open for writing
 	Interrupted = 130 // Ctrl-C, as a shell reports it (128 + SIGINT)
 )
 

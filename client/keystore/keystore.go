@@ -2,13 +2,16 @@
 // takes: its pinned parameters and its keys, one file a volume, named by the
 // volume's UUID.
 //
-// The files are readable by the owner alone and hold the keys in the clear:
-// the owner's machine is trusted, and its disk is the owner's to encrypt. What
-// a volume's own header says is never taken over.
+// The files are readable by the owner alone. They hold the keys in the clear,
+// for the owner's machine is trusted, and its disk is the owner's to encrypt;
+// or encrypted with age under a passphrase, if the owner wants that (Protect).
+// Keeping keys never asks for it, taking them out does. That guards against who
+// finds a backup or a lost disk, not against who can write to the store.
+//
+// What a volume's own header says is never taken over.
 package keystore
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,20 +27,29 @@ import (
 	"cloister/secret"
 	"cloister/volume"
 	"cloister/volume/luks2"
+
+	"filippo.io/age"
 )
 
 const (
 	dirName = "volumes"
 	suffix  = ".json"
-	format  = 1
-	maxFile = 64 << 10 // bytes; a real one has about 1 KiB
+	maxFile = 64 << 10 // bytes; a real one has about 1 KiB, or 4 if encrypted
+
+	format       = 1 // keys in the clear
+	formatSealed = 2 // keys encrypted
 )
 
 // ErrUnknown says that the store has no such volume.
 var ErrUnknown = errors.New("no keys of this volume")
 
 // A Store is the directory of the volumes' files.
-type Store struct{ dir string }
+type Store struct {
+	dir        string
+	ask        Asker
+	identity   *age.HybridIdentity // once it was unlocked
+	workFactor int                 // of scrypt; 0 is age's default
+}
 
 // A Volume is one file of the store.
 type Volume struct {
@@ -58,13 +70,14 @@ type file struct {
 	Job        string        `json:"job"`
 	Created    time.Time     `json:"created"`
 	Pinned     volume.Pinned `json:"pinned"`
-	VolumeKey  []byte        `json:"volume_key"`
-	KeyslotKey []byte        `json:"keyslot_key"`
+	VolumeKey  []byte        `json:"volume_key,omitempty"`
+	KeyslotKey []byte        `json:"keyslot_key,omitempty"`
+	Sealed     string        `json:"sealed,omitempty"` // sealedKeys as an age file, with formatSealed
 }
 
 // In returns the store in home, Cloister's directory. Nothing is made before
 // the first Prepare or Put.
-func In(home string) *Store { return &Store{filepath.Join(home, dirName)} }
+func In(home string) *Store { return &Store{dir: filepath.Join(home, dirName)} }
 
 // Prepare makes the store and tries to write in it, so that nothing is
 // encrypted with keys that cannot be kept.
@@ -96,77 +109,152 @@ func (s *Store) Put(v Volume) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("keeping a volume's keys: %w", err)
 	}
-	b, err := json.MarshalIndent(file{
-		Format: format, UUID: v.Pinned.UUID, Name: v.Name, Label: v.Label, Job: v.Job, Created: v.Created.UTC().Truncate(time.Second),
-		Pinned: v.Pinned, VolumeKey: v.Keys.VolumeKey.Reveal(), KeyslotKey: v.Keys.KeyslotKey.Reveal(),
-	}, "", "  ")
-	if err != nil {
+	if err := s.write(v); err != nil {
 		return fmt.Errorf("keeping a volume's keys: %w", err)
 	}
+	return nil
+}
+
+// write writes a volume's file, its keys encrypted if the store is protected.
+func (s *Store) write(v Volume) error {
+	p, err := s.protection()
+	if err != nil {
+		return err
+	}
+	f := file{
+		Format: format, UUID: v.Pinned.UUID, Name: v.Name, Label: v.Label, Job: v.Job, Created: v.Created.UTC().Truncate(time.Second),
+		Pinned: v.Pinned,
+	}
+	if p == nil {
+		f.VolumeKey, f.KeyslotKey = v.Keys.VolumeKey.Reveal(), v.Keys.KeyslotKey.Reveal()
+	} else {
+		f.Format = formatSealed
+		if f.Sealed, err = p.seal(sealedKeys{f.UUID, v.Keys.VolumeKey.Reveal(), v.Keys.KeyslotKey.Reveal()}); err != nil {
+			return err
+		}
+	}
+	b, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
 	defer clear(b)
-	return atomicfile.Write(path, append(b, '\n'), 0o600)
+	return atomicfile.Write(s.path(f.UUID), append(b, '\n'), 0o600)
 }
 
 // Get reads the file of the volume with that UUID; ErrUnknown if there is none.
+// It asks for the passphrase of a protected store.
 func (s *Store) Get(uuid string) (Volume, error) {
-	if err := luks2.ValidUUID(uuid); err != nil {
-		return Volume{}, fmt.Errorf("looking for a volume's keys: %w", err)
+	f, err := s.read(uuid)
+	if err != nil {
+		return Volume{}, err
 	}
-	f, err := os.Open(s.path(uuid))
+	return s.open(f)
+}
+
+// Describe is Get without the keys, and asks for nothing.
+func (s *Store) Describe(uuid string) (Volume, error) {
+	f, err := s.read(uuid)
+	if err != nil {
+		return Volume{}, err
+	}
+	clear(f.VolumeKey)
+	clear(f.KeyslotKey)
+	f.VolumeKey, f.KeyslotKey = nil, nil
+	return f.described(), nil
+}
+
+// open takes the keys out of a file.
+func (s *Store) open(f file) (Volume, error) {
+	if f.Format == formatSealed {
+		if err := s.openSealed(&f); err != nil {
+			return Volume{}, fmt.Errorf("reading %s: %w", s.path(f.UUID), err)
+		}
+	}
+	v, err := f.volume()
+	if err != nil {
+		return Volume{}, fmt.Errorf("reading %s: %w", s.path(f.UUID), err)
+	}
+	return v, nil
+}
+
+func (f file) described() Volume {
+	return Volume{Name: f.Name, Label: f.Label, Job: f.Job, Created: f.Created, Pinned: f.Pinned}
+}
+
+// volume moves the keys out of f, which has them in the clear.
+func (f file) volume() (Volume, error) {
+	v := f.described()
+	v.Keys = volume.Keys{VolumeKey: secret.New(f.VolumeKey), KeyslotKey: secret.New(f.KeyslotKey)}
+	if v.Keys.VolumeKey.Len() != luks2.VolumeKeySize || v.Keys.KeyslotKey.Len() != luks2.KeyslotKeySize {
+		v.Keys.Wipe()
+		return Volume{}, errors.New("a key of the wrong length")
+	}
+	return v, nil
+}
+
+// read reads and checks a volume's file.
+func (s *Store) read(uuid string) (file, error) {
+	if err := luks2.ValidUUID(uuid); err != nil {
+		return file{}, fmt.Errorf("looking for a volume's keys: %w", err)
+	}
+	b, err := readSmall(s.path(uuid))
+	defer clear(b)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Volume{}, fmt.Errorf("%w in %s (UUID %s)", ErrUnknown, s.dir, uuid)
+		return file{}, fmt.Errorf("%w in %s (UUID %s)", ErrUnknown, s.dir, uuid)
 	}
 	if err != nil {
-		return Volume{}, fmt.Errorf("looking for a volume's keys: %w", err)
+		return file{}, fmt.Errorf("looking for a volume's keys: %w", err)
+	}
+	f, err := decode(b, uuid)
+	if err != nil {
+		return file{}, fmt.Errorf("reading %s: %w", s.path(uuid), err)
+	}
+	return f, nil
+}
+
+// readSmall reads a file of at most maxFile bytes.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	defer clear(b)
-	if err != nil {
-		return Volume{}, fmt.Errorf("reading %s: %w", f.Name(), err)
+	if err == nil && len(b) > maxFile {
+		clear(b)
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
 	}
-	v, err := decode(b, uuid)
-	if err != nil {
-		return Volume{}, fmt.Errorf("reading %s: %w", f.Name(), err)
-	}
-	return v, nil
+	return b, err
 }
 
-func decode(b []byte, uuid string) (Volume, error) {
-	if len(b) > maxFile {
-		return Volume{}, fmt.Errorf("larger than %d bytes", maxFile)
-	}
+func decode(b []byte, uuid string) (file, error) {
 	var f file
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&f); err != nil {
-		return Volume{}, err
+	if err := strict(b, &f); err != nil {
+		return file{}, err
 	}
-	v := Volume{Name: f.Name, Label: f.Label, Job: f.Job, Created: f.Created, Pinned: f.Pinned,
-		Keys: volume.Keys{VolumeKey: secret.New(f.VolumeKey), KeyslotKey: secret.New(f.KeyslotKey)}}
 	err := f.Pinned.Validate()
+	clearText, sealed := len(f.VolumeKey)+len(f.KeyslotKey) > 0, f.Sealed != ""
 	switch {
 	case err != nil:
-	case f.Format != format:
-		err = fmt.Errorf("format %d, this version reads %d", f.Format, format)
+	case f.Format != format && f.Format != formatSealed:
+		err = fmt.Errorf("format %d, this version reads %d and %d", f.Format, format, formatSealed)
 	case f.UUID != uuid || f.Pinned.UUID != uuid:
 		err = errors.New("it is of another volume than its name says")
-	case v.Keys.VolumeKey.Len() != luks2.VolumeKeySize || v.Keys.KeyslotKey.Len() != luks2.KeyslotKeySize:
+	case f.Format == format && sealed || f.Format == formatSealed && (clearText || !sealed):
+		err = fmt.Errorf("format %d with keys of another", f.Format)
+	case f.Format == format && (len(f.VolumeKey) != luks2.VolumeKeySize || len(f.KeyslotKey) != luks2.KeyslotKeySize):
 		err = errors.New("a key of the wrong length")
 	}
-	if _, e := d.Token(); err == nil && !errors.Is(e, io.EOF) {
-		err = errors.New("something follows its end")
-	}
 	if err != nil {
-		v.Keys.Wipe()
-		return Volume{}, err
+		clear(f.VolumeKey)
+		clear(f.KeyslotKey)
+		return file{}, err
 	}
-	return v, nil
+	return f, nil
 }
 
-// Named returns the volumes whose file had that name, newest first, with their
-// keys.
-func (s *Store) Named(name string) ([]Volume, error) {
+// uuids lists the volumes in the store.
+func (s *Store) uuids() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -174,19 +262,36 @@ func (s *Store) Named(name string) ([]Volume, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for a volume's keys: %w", err)
 	}
-	var found []Volume
+	var out []string
 	for _, e := range entries {
-		uuid, ok := strings.CutSuffix(e.Name(), suffix)
-		if !ok || luks2.ValidUUID(uuid) != nil {
-			continue
+		if uuid, ok := strings.CutSuffix(e.Name(), suffix); ok && luks2.ValidUUID(uuid) == nil {
+			out = append(out, uuid)
 		}
-		v, err := s.Get(uuid)
+	}
+	return out, nil
+}
+
+// Named returns the volumes whose file had that name, newest first, with their
+// keys.
+func (s *Store) Named(name string) ([]Volume, error) {
+	uuids, err := s.uuids()
+	if err != nil {
+		return nil, err
+	}
+	var found []Volume
+	for _, uuid := range uuids {
+		f, err := s.read(uuid)
 		if err != nil {
 			return nil, err
 		}
-		if v.Name != name {
-			v.Keys.Wipe()
+		if f.Name != name {
+			clear(f.VolumeKey)
+			clear(f.KeyslotKey)
 			continue
+		}
+		v, err := s.open(f)
+		if err != nil {
+			return nil, err
 		}
 		found = append(found, v)
 	}

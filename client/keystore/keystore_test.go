@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cloister/secret"
 	"cloister/volume"
 )
 
@@ -107,7 +108,8 @@ func TestAFileThatWasNotWrittenHereIsRefused(t *testing.T) {
 		"empty":              "",
 		"another volume's":   string(swapped),
 		"unknown field":      strings.Replace(text, `"format"`, `"more": 1, "format"`, 1),
-		"other format":       strings.Replace(text, `"format": 1`, `"format": 2`, 1),
+		"other format":       strings.Replace(text, `"format": 1`, `"format": 3`, 1),
+		"sealed, in clear":   strings.Replace(text, `"format": 1`, `"format": 2`, 1),
 		"other cipher":       strings.Replace(text, volume.Cipher, "cipher_null-ecb", 1),
 		"no volume key":      text[:strings.Index(text, `"volume_key"`)] + `"keyslot_key": ""}`,
 		"something after":    text + "{}",
@@ -142,10 +144,18 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	s.workFactor = quickScrypt
+	if err := s.Protect(secret.New([]byte("a long passphrase"))); err != nil {
+		f.Fatal(err)
+	}
+	if b, err = os.ReadFile(s.path(v.Pinned.UUID)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 	f.Add([]byte("{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := decode(b, v.Pinned.UUID)
-		if err == nil && (got.Pinned.Validate() != nil || got.Keys.VolumeKey.Len() == 0) {
+		if err == nil && (got.Pinned.Validate() != nil || (len(got.VolumeKey) == 0) == (got.Sealed == "")) {
 			t.Fatalf("accepted %s", b)
 		}
 	})

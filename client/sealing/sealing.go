@@ -65,6 +65,8 @@ type Options struct {
 	// volumes and images that lie elsewhere here.
 	Local map[string]string
 
+	// Ask asks for the passphrase of the store of keys, if it has one. May be nil.
+	Ask keystore.Asker
 	Now func() time.Time
 }
 
@@ -89,7 +91,7 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sealing{o: o, script: script, store: keystore.In(o.Home), secrets: &sealed.Secrets{}}
+	s := &sealing{o: o, script: script, store: keystore.In(o.Home).Asking(o.Ask), secrets: &sealed.Secrets{}}
 	defer s.secrets.Wipe()
 	defer func() {
 		if err != nil {

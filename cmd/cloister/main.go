@@ -11,10 +11,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"cloister/client/advice"
 	"cloister/sealed"
-	"cloister/secret"
 
 	"github.com/spf13/cobra"
 )
@@ -28,7 +28,7 @@ func main() {
 
 // run executes one command line and returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
 	root := newRoot(&app{stdout: stdout, stderr: stderr})
 	root.SetArgs(args)
@@ -39,10 +39,20 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return advice.OK
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
 		err = &advice.Error{Status: advice.Interrupted, Err: errors.New("interrupted"), Next: "nothing was left half done; run the command again"}
 	}
 	return report(stderr, err)
+}
+
+// endings are the signals after which nothing may be left half done: Ctrl-C,
+// kill, and a terminal that goes away, unless nohup says not to mind that.
+func endings() []os.Signal {
+	all := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
 }
 
 // app is what commands share.
@@ -52,9 +62,6 @@ type app struct {
 
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
 func (a *app) note(format string, args ...any)   { fmt.Fprintf(a.stderr, format, args...) }
-
-// ask reads a passphrase from the terminal, never from standard input.
-func (a *app) ask(prompt string) (secret.Bytes, error) { return askTerminal(prompt) }
 
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
@@ -73,7 +80,8 @@ job can read the data: not the cluster's other users, not root on a login node.
   cloister volume extract results.luks --to results/
 
 Exit status: 0 success, 1 failure of the machine, the network or a server,
-2 wrong arguments, 3 what was given is not valid or is refused, 130 interrupted.
+2 wrong arguments, 3 what was given is not valid or is refused, 4 wrong passphrase
+or key, 5 the volume is in use, 130 interrupted.
 
 Environment: CLOISTER_HOME is where keys and configuration live. BAO_TOKEN and
 VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOME.`,

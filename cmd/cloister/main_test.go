@@ -36,6 +36,10 @@ func TestMain(m *testing.M) {
 //	interrupt PATTERN …     sends Ctrl-C once a file matches
 //	small SIZE DIR …        runs a program with a file system of that size on
 //	                        DIR and prints what is left there
+//	readonly DIR …          runs a program that cannot write to DIR
+//	busy FILE, free FILE    locks a volume as a job that writes to it does
+//	types N 'A|B' PROGRAM …  runs a program in a terminal where somebody types
+//	                        the lines A and B, and wants exit status N
 //	agent NAME…             serves an SSH agent that holds new Ed25519 keys
 //	mute                    lets the script's agents list their keys, but not sign
 //	sif FILE [KEYS]         makes an image, signed with a new key if KEYS is given
@@ -46,6 +50,7 @@ func TestSessions(t *testing.T) {
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens,
+			"types": types, "readonly": readonly, "busy": busy, "free": free,
 		},
 	})
 }
@@ -201,6 +206,16 @@ func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// readonly runs a program in a mount namespace where DIR is read-only, and
+// wants exit status 1.
+func readonly(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: readonly DIR PROGRAM ARGS…")
+	}
+	const script = `mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 99; shift; exec "$@"`
+	unshared(ts, script, args)
+}
+
 // small runs a program in a mount namespace of its own where DIR is a tmpfs of
 // SIZE, wants exit status 1, and prints the names that are left in DIR.
 func small(ts *testscript.TestScript, neg bool, args []string) {
@@ -208,6 +223,11 @@ func small(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: small SIZE DIR PROGRAM ARGS…")
 	}
 	const script = `dir=$2; mount -t tmpfs -o size=$1 none "$dir" || exit 99; shift 2; "$@"; s=$?; ls -A "$dir"; exit $s`
+	unshared(ts, script, args)
+}
+
+// unshared runs a shell script as root of its own mount namespace.
+func unshared(ts *testscript.TestScript, script string, args []string) {
 	err := ts.Exec("unshare", append([]string{"--map-root-user", "--mount", "sh", "-c", script, "sh"}, args...)...)
 	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 1 {
 		ts.Fatalf("got %v, want exit status 1 (this test needs unshare of util-linux and user namespaces, or root)", err)

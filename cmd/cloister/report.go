@@ -16,6 +16,8 @@ import (
 	"cloister/sealed"
 	"cloister/site"
 	"cloister/volume"
+	"cloister/volume/ext4"
+	"cloister/volume/luks2"
 	"cloister/volume/verity"
 )
 
@@ -58,11 +60,22 @@ func classify(err error) (status int, next string) {
 	}{
 		{syscall.ENOSPC, advice.Failure, "free some space on that disk and run the command again; nothing was left half done"},
 		{syscall.EDQUOT, advice.Failure, "your quota on that disk is used up: free some space and run the command again; nothing was left half done"},
+		{syscall.EROFS, advice.Failure, "choose a place that you may write to"},
 		{kms.ErrNoUserToken, advice.Refused, "save your token for the KMS in CLOISTER_HOME/kms-token (mode 0600)"},
 		{site.ErrUnknown, advice.Refused, "cloister site add FILE, with the site file from the cluster's administrator"},
 		{site.ErrSeveral, advice.Refused, "name one with --site"},
 		{signing.ErrExists, advice.Refused, "keep using it, or set CLOISTER_HOME to another directory"},
 		{keystore.ErrUnknown, advice.Refused, "use the machine, or the CLOISTER_HOME, that made or sealed this volume"},
+		{luks2.ErrWrongKey, advice.WrongKey, "check the passphrase or key; cloister volume keyslots lists what opens the volume"},
+		{keystore.ErrWrongPassphrase, advice.WrongKey, "try again with the passphrase that cloister init or cloister volume protect was given"},
+		{luks2.ErrLastKeyslot, advice.Refused, "add another one first: cloister volume keyslots add, or cloister volume passwd"},
+		{luks2.ErrNoRoom, advice.Refused, "remove one first: cloister volume keyslots remove"},
+		{luks2.ErrNoKeyslot, advice.Refused, "list them: cloister volume keyslots"},
+		{volume.ErrInUse, advice.InUse, "wait until the job that writes to it has ended"},
+		{volume.ErrTar, advice.Refused, "check the program that makes the stream; nothing was left half done"},
+		{volume.ErrCutOff, advice.Refused, "copy the file again, whole"},
+		{volume.ErrContents, advice.Refused, "the file was changed or damaged: take another copy"},
+		{ext4.ErrNeedsRecovery, advice.Refused, "mount it once read-write and unmount it (Linux, as root)"},
 		{verity.ErrCorrupt, advice.Refused, "the file was changed since it was made: take another copy"},
 		{volume.ErrExists, advice.Refused, "choose another name, or remove it first"},
 		{fs.ErrNotExist, advice.Failure, "check the path"},
@@ -73,7 +86,7 @@ func classify(err error) (status int, next string) {
 		}
 	}
 	// cobra's own complaints have no type.
-	for _, complaint := range []string{"unknown command", "required flag"} {
+	for _, complaint := range []string{"unknown command", "required flag", "if any flags in the group", "at least one of the flags in the group"} {
 		if strings.HasPrefix(err.Error(), complaint) {
 			return advice.Usage, "cloister --help"
 		}

@@ -63,7 +63,7 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 	if err != nil {
 		return err
 	}
-	o := sealing.Options{Home: home, Script: script, Out: f.out, Class: f.class, User: f.user, Arguments: f.args, Now: time.Now}
+	o := sealing.Options{Home: home, Script: script, Out: f.out, Class: f.class, User: f.user, Arguments: f.args, Now: time.Now, Ask: a.askStore}
 	if o.Out == "" {
 		o.Out = strings.TrimSuffix(script, filepath.Ext(script)) + ".sealed"
 	}
@@ -102,7 +102,7 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 		return err
 	}
 	defer o.UserToken.Wipe()
-	signer, err := config.Open(a.ask)
+	signer, err := config.Open(a.askSigning)
 	if err != nil {
 		return err
 	}

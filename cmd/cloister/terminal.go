@@ -14,20 +14,24 @@ import (
 	"golang.org/x/term"
 )
 
+// haveTerminal reports whether somebody can be asked.
+func haveTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
+
 // askTerminal asks on standard error and reads from the terminal behind
 // standard input.
-func askTerminal(prompt string) (secret.Bytes, error) {
+func askTerminal(prompt, next string) (secret.Bytes, error) {
 	fd := int(os.Stdin.Fd())
-	if !term.IsTerminal(fd) {
-		return secret.Bytes{}, advice.Refuse("run it in a terminal, or put the key into an SSH agent: cloister init --key agent", "the signing key has a passphrase, and there is no terminal to ask for it")
+	if !haveTerminal() {
+		return secret.Bytes{}, advice.Refuse(next, "a passphrase is needed, and there is no terminal to ask for it")
 	}
 	state, err := term.GetState(fd)
 	if err != nil {
 		return secret.Bytes{}, fmt.Errorf("reading the passphrase: %w", err)
 	}
-	// The read below cannot be interrupted: Ctrl-C must put the echo back.
+	// The read below cannot be interrupted: whatever ends the program must put the
+	// echo back.
 	stopped := make(chan os.Signal, 1)
-	signal.Notify(stopped, os.Interrupt)
+	signal.Notify(stopped, endings()...)
 	defer signal.Stop(stopped)
 	type answer struct {
 		b   []byte
@@ -80,12 +84,12 @@ func (p *progress) step(done, total int64) {
 		return
 	}
 	p.last = time.Now()
-	percent := int64(100)
-	if total > 0 {
-		percent = min(100, done*100/total)
-	}
 	speed := float64(done) / max(time.Since(p.start).Seconds(), 0.001)
-	fmt.Fprintf(p.w, "\r%s %3d %%  %s of %s, %s/s\x1b[K", p.what, percent, size(done), size(total), size(int64(speed)))
+	much := size(done) // of a stream's, nobody knows how much will come
+	if total > 0 {
+		much = fmt.Sprintf("%3d %%  %s of %s", min(100, done*100/total), size(done), size(total))
+	}
+	fmt.Fprintf(p.w, "\r%s %s, %s/s\x1b[K", p.what, much, size(int64(speed)))
 	p.drawn = true
 }
 

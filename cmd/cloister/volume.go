@@ -2,17 +2,19 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"time"
+	"strconv"
+	"strings"
+	"unicode"
 
 	"cloister/client/advice"
 	"cloister/client/directives"
 	"cloister/client/keystore"
+	"cloister/secret"
 	"cloister/volume"
+	"cloister/volume/luks2"
 
 	"github.com/spf13/cobra"
 )
@@ -20,181 +22,195 @@ import (
 func newVolume(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "volume",
-		Short: "Make, open and describe encrypted volumes",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Short: "Make, open, check and change encrypted volumes",
+		Long: `A volume is a LUKS2 file with an ext4 file system in it: cryptsetup opens it, too.
+Its keys and the parameters that it is opened with are kept in CLOISTER_HOME.
+
+Exit status, besides that of cloister --help: 4 wrong passphrase or key, 5 the
+volume is in use.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(newVolumeCreate(a), newVolumeExtract(a), newVolumeInfo(a))
+	c.AddCommand(newVolumeCreate(a), newVolumeExtract(a), newVolumeLs(a), newVolumeInfo(a), newVolumeCheck(a),
+		newVolumeGrow(a), newVolumePasswd(a), newVolumeKeyslots(a), newVolumeProtect(a))
 	return c
 }
 
-func newVolumeCreate(a *app) *cobra.Command {
-	var from, label, free string
-	var force bool
-	c := &cobra.Command{
-		Use:   "create V.luks --from DIR",
-		Short: "Turn a directory into an encrypted volume",
-		Long: `create writes a LUKS2 file that holds the contents of a directory, and keeps its
-keys in CLOISTER_HOME. The volume is for reading: a job notices any change to it.
-With --free it is for writing, with that much room, and no job can notice that
-an old state of it was put back.`,
-		Example: "  cloister volume create patients.luks --from patients/",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o := volume.CreateOptions{Path: args[0], From: from, Label: label, Force: force, Rand: rand.Reader}
-			if free != "" {
-				n, err := directives.ParseSize(free)
-				if err != nil {
-					return advice.Misuse("for example: --free 1G", "--free: %w", err)
-				}
-				o.Writable, o.Free = true, n
-			}
-			return a.volumeCreate(cmd.Context(), o)
-		},
-	}
-	c.Flags().StringVar(&from, "from", "", "the `DIR`ectory whose contents go into the volume")
-	c.Flags().StringVar(&label, "label", "", "a label, at most 47 bytes, which everybody can read")
-	c.Flags().StringVar(&free, "free", "", "make a volume for writing with this much room, for example 1G")
-	c.Flags().BoolVar(&force, "force", false, "replace an existing file")
-	_ = c.MarkFlagRequired("from")
-	return c
+// opening says where a command takes a volume's keys from: the key store unless
+// the user says otherwise.
+type opening struct {
+	uuid       string
+	keyFile    string
+	passphrase bool
 }
 
-func (a *app) volumeCreate(ctx context.Context, o volume.CreateOptions) error {
+func (o *opening) flags(c *cobra.Command) {
+	c.Flags().StringVar(&o.uuid, "uuid", "", "the volume's `UUID`, if its header cannot be read")
+	c.Flags().StringVar(&o.keyFile, "key-file", "", "if its keys are not kept here: the `FILE` with the key of a keyslot")
+	c.Flags().BoolVar(&o.passphrase, "passphrase", false, "if its keys are not kept here: ask for a passphrase")
+	c.MarkFlagsMutuallyExclusive("uuid", "key-file", "passphrase")
+}
+
+// opened is a volume with its keys and with what it is to be opened with.
+type opened struct {
+	keystore.Volume
+	kept bool // in the key store; else Pinned is what the header claims
+	slot int  // the keyslot that was opened, if not kept
+}
+
+// open finds a volume's keys.
+func (a *app) open(ctx context.Context, path string, o opening) (opened, error) {
 	home, err := homeDir()
 	if err != nil {
-		return err
+		return opened{}, err
 	}
-	store := keystore.In(home)
-	if err := store.Prepare(); err != nil {
-		return err
-	}
-	p := newProgress(a.stderr, "encrypting")
-	o.Progress = p.step
-	pinned, keys, err := volume.Create(ctx, o)
-	p.clear()
-	if errors.Is(err, volume.ErrExists) {
-		return advice.Refuse("choose another name, or replace it with --force", "%w", err)
-	}
-	if err != nil {
-		return err
-	}
-	defer keys.Wipe()
-	err = store.Put(keystore.Volume{
-		Name: filepath.Base(o.Path), Label: o.Label, Created: time.Now(), Pinned: pinned, Keys: keys,
-	})
-	if err != nil {
-		os.Remove(o.Path) // nobody could ever open it
-		return err
-	}
-	a.printf("%s %s %s\n", o.Path, size(pinned.End()), pinned.UUID)
-	return nil
-}
-
-func newVolumeExtract(a *app) *cobra.Command {
-	var to, only, uuid string
-	c := &cobra.Command{
-		Use:   "extract V.luks --to DIR",
-		Short: "Take the files out of a volume",
-		Long: `extract opens a volume that was made here, or that a job which was sealed here
-made on a node, with the keys and the parameters in CLOISTER_HOME. From the file's
-own header it takes nothing but the UUID, to find them; --uuid goes without that.`,
-		Example: "  cloister volume extract results.luks --to results/",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.volumeExtract(cmd.Context(), volume.ExtractOptions{Path: args[0], To: to, Only: only}, uuid)
-		},
-	}
-	c.Flags().StringVar(&to, "to", "", "the `DIR`ectory to make")
-	c.Flags().StringVar(&only, "only", "", "take only what matches this `PATTERN`, for example '*.png'")
-	c.Flags().StringVar(&uuid, "uuid", "", "the volume's `UUID`, if its header cannot be read")
-	_ = c.MarkFlagRequired("to")
-	return c
-}
-
-func (a *app) volumeExtract(ctx context.Context, o volume.ExtractOptions, uuid string) error {
-	home, err := homeDir()
-	if err != nil {
-		return err
-	}
-	if uuid == "" {
-		h, err := volume.Info(o.Path)
+	store := keystore.In(home).Asking(a.askStore)
+	if o.uuid == "" {
+		h, err := volumeInfo(path, "if the header was damaged, give the volume's UUID with --uuid; cloister volume check --repair mends it")
 		if err != nil {
-			if errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-			return advice.Refuse("if the header was damaged, give the volume's UUID with --uuid", "%w", err)
+			return opened{}, err
 		}
-		uuid = h.UUID
+		o.uuid = h.UUID
 	}
-	v, err := keystore.In(home).Get(uuid)
+	if o.keyFile != "" || o.passphrase {
+		_, err := store.Describe(o.uuid)
+		if err == nil {
+			return opened{}, advice.Misuse("leave out --key-file and --passphrase", "%s: the volume's keys are kept here", path)
+		}
+		if !errors.Is(err, keystore.ErrUnknown) {
+			return opened{}, fmt.Errorf("%s: %w", path, err)
+		}
+		return a.unlock(ctx, path, o)
+	}
+	v, err := store.Get(o.uuid)
 	if err != nil {
-		return fmt.Errorf("%s: %w", o.Path, err)
+		return opened{}, fmt.Errorf("%s: %w", path, err)
 	}
-	defer v.Keys.Wipe()
-	o.Pinned, o.VolumeKey = v.Pinned, v.Keys.VolumeKey
-	p := newProgress(a.stderr, "decrypting")
-	o.Progress = p.step
-	sum, err := volume.Extract(ctx, o)
-	p.clear()
-	if err != nil {
-		return err
-	}
-	for _, s := range sum.Skipped {
-		a.note("left out, as it is neither file, directory nor link: %q\n", s)
-	}
-	a.printf("%s: %d files, %s\n", o.To, sum.Files, size(sum.Bytes))
-	return nil
+	return opened{Volume: v, kept: true}, nil
 }
 
-func newVolumeInfo(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "info V.luks",
-		Short: "Show what a volume's header says, and whether its keys are here",
-		Args:  cobra.ExactArgs(1),
-		RunE:  func(_ *cobra.Command, args []string) error { return a.volumeInfo(args[0]) },
+// unlock opens a volume that the key store does not know.
+func (a *app) unlock(ctx context.Context, path string, o opening) (opened, error) {
+	var key secret.Bytes
+	var err error
+	if o.keyFile != "" {
+		key, err = readKeyFile(o.keyFile)
+	} else {
+		key, err = a.ask("Passphrase of "+path+": ", "give the volume's key with --key-file, or run it in a terminal")
 	}
+	if err != nil {
+		return opened{}, err
+	}
+	defer key.Wipe()
+	pinned, volumeKey, slot, err := volume.Unlock(ctx, path, key)
+	if err != nil {
+		return opened{}, err
+	}
+	err = pinned.Validate()
+	if err == nil && volumeKey.Len() != luks2.VolumeKeySize {
+		err = fmt.Errorf("a volume key of %d bits is refused: only %d is accepted", 8*volumeKey.Len(), 8*luks2.VolumeKeySize)
+	}
+	if err != nil {
+		volumeKey.Wipe()
+		return opened{}, advice.Refuse("open it with cryptsetup (Linux, as root)", "%s: its header says: %w", path, err)
+	}
+	a.note("Opened with what the file's own header says: nothing shows whether the file was changed.\n")
+	return opened{Volume: keystore.Volume{Pinned: pinned, Keys: volume.Keys{VolumeKey: volumeKey}}, slot: slot}, nil
 }
 
-func (a *app) volumeInfo(path string) error {
-	home, err := homeDir()
-	if err != nil {
-		return err
-	}
+// volumeInfo reads a header; next is what to do if it cannot be read.
+func volumeInfo(path, next string) (*luks2.Header, error) {
 	h, err := volume.Info(path)
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return advice.Refuse("give a file that cloister volume create or a job made", "%w", err)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+		return nil, advice.Refuse(next, "%w", err)
 	}
-	a.printf("uuid       %s\nlabel      %s\ncipher     %s, sectors of %d bytes\npayload    %s at %d\nkeyslots   %d\n",
-		h.UUID, printable(h.Label), h.Cipher, h.SectorSize, size(h.PayloadSize), h.PayloadOffset, len(h.Keyslots))
-	v, err := keystore.In(home).Get(h.UUID)
-	switch {
-	case errors.Is(err, keystore.ErrUnknown):
-		a.printf("keys       not on this machine\n")
-	case err != nil:
-		return err
-	default:
-		v.Keys.Wipe()
-		a.printf("keys       on this machine, since %s\n", v.Created.Format(time.RFC3339))
-		if v.Job != "" {
-			a.printf("made by    job %s\n", v.Job)
-		}
-		use := "writing"
-		if v.Pinned.Verity != nil {
-			use = "reading: a change is noticed"
-		}
-		a.printf("for        %s\n", use)
-	}
-	a.note("Nothing in a header is authenticated: cloister opens volumes with what it keeps itself.\n")
-	return nil
+	return h, err
 }
 
+// maxKeyFile is cryptsetup's default limit for key files, in bytes.
+const maxKeyFile = 8 << 20
+
+// readKeyFile reads the key of a keyslot: the whole file, as cryptsetup does.
+func readKeyFile(path string) (secret.Bytes, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return secret.Bytes{}, fmt.Errorf("reading the key file: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return secret.Bytes{}, fmt.Errorf("reading the key file: %w", err)
+	}
+	if !st.Mode().IsRegular() || st.Size() == 0 || st.Size() > maxKeyFile {
+		return secret.Bytes{}, advice.Refuse("give a file that holds the key and nothing else", "%s is no key file", path)
+	}
+	key := secret.Alloc(int(st.Size()))
+	if _, err := f.ReadAt(key.Reveal(), 0); err != nil {
+		key.Wipe()
+		return secret.Bytes{}, fmt.Errorf("reading the key file: %w", err)
+	}
+	return key, nil
+}
+
+// readNewKey reads a key for a new keyslot, which must be 256 random bits: its
+// derivation does nothing against guessing.
+func readNewKey(path string) (secret.Bytes, error) {
+	key, err := readKeyFile(path)
+	if err == nil && key.Len() != luks2.KeyslotKeySize {
+		key.Wipe()
+		err = advice.Refuse(fmt.Sprintf("make one: head -c %d /dev/urandom >FILE; for a passphrase, use cloister volume passwd", luks2.KeyslotKeySize),
+			"%s has %d bytes: a key is %d random bytes", path, key.Len(), luks2.KeyslotKeySize)
+	}
+	return key, err
+}
+
+const passphraseWarning = "Whoever has a copy of the volume can try passphrases on it for ever, with as many machines as they like, and nobody notices.\n" +
+	"Choose at random, for example six words by dice. Without a passphrase, only the random key in CLOISTER_HOME opens it.\n"
+
+// askNew asks for a volume's new passphrase, twice.
+func (a *app) askNew() (secret.Bytes, error) {
+	a.note("%s", passphraseWarning)
+	return a.askTwice("New passphrase: ", "run it in a terminal; for a key in a file, see cloister volume keyslots add --help")
+}
+
+// minKDFMemory is the second recommended choice of RFC 9106, 64 MiB, in bytes.
+const minKDFMemory = 64 << 20
+
+// kdfFlag adds --kdf-memory and returns what it says, once it is parsed.
+func kdfFlag(c *cobra.Command) func() (luks2.KDF, error) {
+	memory := c.Flags().String("kdf-memory", "1G", "memory that each try of a passphrase takes: 64M to 2G (`SIZE`)")
+	return func() (luks2.KDF, error) {
+		k := luks2.Passphrase
+		n, err := parseSize("kdf-memory", *memory)
+		if err != nil {
+			return k, err
+		}
+		if k.Memory = n >> 10; n < minKDFMemory || k.Memory > luks2.MaxArgonMemory {
+			return k, advice.Misuse("for example: --kdf-memory 512M", "--kdf-memory: %s is not from 64M to 2G", *memory)
+		}
+		return k, nil
+	}
+}
+
+// parseSize reads a flag's size in bytes; empty is 0.
+func parseSize(flag, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := directives.ParseSize(s)
+	if err != nil {
+		return 0, advice.Misuse("for example: --"+flag+" 1G", "--%s: %w", flag, err)
+	}
+	return n, nil
+}
+
+// printable quotes a name that a terminal would obey, or that is empty.
 func printable(s string) string {
 	if s == "" {
 		return "-"
 	}
-	return fmt.Sprintf("%q", s)
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) {
+		return strconv.Quote(s)
+	}
+	return s
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -357,4 +358,106 @@ func compare(t *testing.T, src string, got map[string]string) {
 			t.Errorf("%s is no hard link: %s", k, got[k])
 		}
 	}
+}
+
+// streamed writes the contents first, in the order of the entries, then the
+// rest.
+func streamed(t testing.TB, root *Inode, c contents, opt Options) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	opt.Stream = NewStream()
+	for _, e := range root.Entries {
+		b := c[e.Inode]
+		opt.Stream.Begin(e.Inode)
+		for at := 0; at < len(b); at += BlockSize {
+			block := b[at:min(at+BlockSize, len(b))]
+			if len(bytes.Trim(block, "\x00")) == 0 {
+				continue
+			}
+			if _, err := f.WriteAt(block, opt.Stream.Offset()); err != nil {
+				t.Fatal(err)
+			}
+			if err := opt.Stream.Add(e.Inode, uint32(at/BlockSize)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	im, err := NewImage(root, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(im.Size()); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range im.Own() {
+		buf := make([]byte, r[1]*BlockSize)
+		if err := im.Fill(buf, r[0], nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(buf, r[0]*BlockSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+func TestE2fsckFindsNothingToSayAboutAStreamedImage(t *testing.T) {
+	for name, opt := range map[string]Options{"fitted": {}, "room": {Free: 20 << 30}, "size": {Size: 300 << 20}} {
+		t.Run(name, func(t *testing.T) {
+			c := contents{}
+			big := make([]byte, 150<<20) // into the second group
+			for at := 0; at < len(big); at += 5 * BlockSize {
+				copy(big[at:], "data")
+			}
+			root := directory(".", c.file("big", big, false), c.file("empty", nil, false), c.file("small", []byte("x"), false)).Inode
+			path := streamed(t, root, c, opt)
+			run(t, "e2fsck", "-fn", path)
+			got, err := listUpTo(must(os.Open(path)), must(os.Stat(path)).Size(), 1<<30)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, b := range c {
+				if !strings.HasSuffix(got[i.Path], sum(b)) {
+					t.Errorf("%s: %s, want contents %s", i.Path, got[i.Path], sum(b))
+				}
+			}
+			damage(t, path)
+		})
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestASizeThatIsAskedForIsKeptOrRefused(t *testing.T) {
+	c := contents{}
+	make := func() *Inode { return directory(".", c.file("a", make([]byte, 1<<20), false)).Inode }
+	path := write(t, make(), c, Options{Size: 500 << 20})
+	if st := must(os.Stat(path)); st.Size() != 500<<20 {
+		t.Errorf("%d bytes", st.Size())
+	}
+	run(t, "e2fsck", "-fn", path)
+	if _, err := NewImage(make(), Options{Size: 1 << 20}); !errors.Is(err, ErrTooSmall) {
+		t.Errorf("too small: %v", err)
+	}
+}
+
+func TestAStreamThatJustFitsItsSizeFits(t *testing.T) {
+	c := contents{}
+	full := make([]byte, 60<<20)
+	for at := 0; at < len(full); at += BlockSize {
+		full[at] = 1
+	}
+	root := directory(".", c.file("a", full, false)).Inode
+	path := streamed(t, root, c, Options{Size: 60<<20 + 1100<<10})
+	run(t, "e2fsck", "-fn", path)
 }

@@ -156,6 +156,14 @@ func usedIn(g, per, n uint32) uint32 {
 	return min(per, n-g*per)
 }
 
+// gapIn is how many blocks of the gap lie in group g: all of them in the first.
+func (im *Image) gapIn(g uint32) uint32 {
+	if g > 0 {
+		return 0
+	}
+	return im.gap
+}
+
 func (im *Image) groupBlocks(g uint32) uint32 { return usedIn(g, blocksPerGroup, im.blocks) }
 
 func setBits(b []byte, from, to uint32) {
@@ -173,6 +181,10 @@ func setBits(b []byte, from, to uint32) {
 func (im *Image) blockBitmap(b []byte, g uint32) {
 	setBits(b, 0, usedIn(g, blocksPerGroup, im.used))
 	setBits(b, im.groupBlocks(g), blocksPerGroup)
+	for k := range im.gapIn(g) {
+		at := 1 + im.gdtBlocks() + k
+		b[at/8] &^= 1 << (at % 8)
+	}
 }
 
 func (im *Image) inodeBitmap(b []byte, g uint32) {
@@ -185,7 +197,7 @@ func (im *Image) descriptor(b []byte, g uint32) {
 	le.PutUint32(b[0x0:], im.blockBitmaps()+g)
 	le.PutUint32(b[0x4:], im.inodeBitmaps()+g)
 	le.PutUint32(b[0x8:], im.inodeTables()+g*im.perG/inodesPerBlock)
-	le.PutUint16(b[0xC:], uint16(im.groupBlocks(g)-usedIn(g, blocksPerGroup, im.used)))
+	le.PutUint16(b[0xC:], uint16(im.groupBlocks(g)-usedIn(g, blocksPerGroup, im.used)+im.gapIn(g)))
 	le.PutUint16(b[0xE:], uint16(im.perG-inodes))
 	le.PutUint16(b[0x10:], uint16(im.dirs[g]))
 	le.PutUint16(b[0x12:], groupInodeZeroed)
@@ -205,7 +217,7 @@ func (im *Image) descriptor(b []byte, g uint32) {
 func (im *Image) superblock(b []byte) {
 	le.PutUint32(b[0x0:], im.perG*im.groups)
 	le.PutUint32(b[0x4:], im.blocks)
-	le.PutUint32(b[0xC:], im.blocks-im.used)
+	le.PutUint32(b[0xC:], im.blocks-im.used+im.gap)
 	le.PutUint32(b[0x10:], im.perG*im.groups-im.lastInode())
 	le.PutUint32(b[0x18:], 2) // block size 1024 << 2
 	le.PutUint32(b[0x1C:], 2)

@@ -52,8 +52,13 @@ type Options struct {
 	Label string // at most 16 bytes
 	UUID  [16]byte
 	// Free is room to leave for growth, in bytes, with one inode for each 64 KiB.
-	Free    int64
+	Free int64
+	// Size, if not zero, is that of the whole file system in bytes, a multiple
+	// of BlockSize; what the contents leave is room for growth. Free must be 0.
+	Size    int64
 	Seconds int64 // time of making, since 1970
+	// Stream, if not nil, has placed the contents of all regular files already.
+	Stream *Stream
 }
 
 // Image is a laid-out file system. It is not changed any more and safe for
@@ -66,7 +71,9 @@ type Image struct {
 	groups  uint32
 	perG    uint32 // inodes per group
 	blocks  uint32
-	used    uint32 // blocks in use: all of the first ones
+	used    uint32 // blocks in use: all of the first ones, but for gap
+	front   uint32 // the first block bitmap
+	gap     uint32 // free blocks behind the group descriptors
 	regions []region
 	dirs    []uint32 // used directories per group
 }
@@ -114,6 +121,9 @@ func NewImage(root *Inode, opt Options) (*Image, error) {
 	}
 	if len(opt.Label) > 16 || opt.Free < 0 || opt.Free > maxBlocks*BlockSize {
 		return nil, errors.New("laying out ext4: label or free space out of bounds")
+	}
+	if opt.Size != 0 && (opt.Free != 0 || opt.Size < 0 || opt.Size%BlockSize != 0) {
+		return nil, errors.New("laying out ext4: size is no whole number of blocks, or comes with free space")
 	}
 	im := &Image{opt: opt, root: root, seed: crc(^uint32(0), opt.UUID[:])}
 	if err := im.number(root); err != nil {
@@ -235,7 +245,10 @@ func (im *Image) measure() (blocks int64, err error) {
 		if err := i.checkXattrs(); err != nil {
 			return err
 		}
-		blocks += int64(i.dataBlocks()) + int64(i.treeBlocks())
+		blocks += int64(i.treeBlocks())
+		if !im.streamed(i) {
+			blocks += int64(i.dataBlocks())
+		}
 		if i.xattrsNeedBlock() {
 			blocks++
 		}
@@ -247,17 +260,42 @@ func (im *Image) measure() (blocks int64, err error) {
 	return blocks, err
 }
 
+// ErrTooSmall says that the contents do not fit the size that was asked for.
+var ErrTooSmall = errors.New("the contents do not fit that size")
+
 // fit chooses groups, inodes per group and size.
 func (im *Image) fit(content int64) error {
-	inodes := int64(firstInode-1+len(im.inodes)) + im.opt.Free/freePerInode
+	room := im.opt.Free
+	if im.opt.Size > 0 {
+		room = im.opt.Size - content*BlockSize
+		if im.opt.Stream != nil {
+			room -= im.opt.Stream.Offset()
+		}
+		room = max(0, room)
+	}
+	inodes := int64(firstInode-1+len(im.inodes)) + room/freePerInode
 	free := (im.opt.Free + BlockSize - 1) / BlockSize
 	groups := max(1, (inodes+maxPerGroup-1)/maxPerGroup)
 	for {
 		perG := (inodes + groups - 1) / groups
 		perG = (perG + inodesIncrement - 1) / inodesIncrement * inodesIncrement
 		gdt := (groups*descSize + BlockSize - 1) / BlockSize
-		used := 1 + gdt + 2*groups + groups*perG/inodesPerBlock + content
+		front := 1 + gdt
+		if im.opt.Stream != nil {
+			if front > StreamStart {
+				return fmt.Errorf("laying out ext4: a file system made from a stream is limited to %d TiB", streamLimit>>40)
+			}
+			front = int64(im.opt.Stream.next)
+			im.gap = uint32(StreamStart - 1 - gdt)
+		}
+		used := front + 2*groups + groups*perG/inodesPerBlock + content
 		total := max(used+free, (groups-1)*blocksPerGroup+1)
+		if im.opt.Size > 0 {
+			if total > im.opt.Size/BlockSize {
+				return fmt.Errorf("laying out ext4: %w: they take %d bytes", ErrTooSmall, total*BlockSize)
+			}
+			total = im.opt.Size / BlockSize
+		}
 		if total > maxBlocks {
 			return errors.New("laying out ext4: more than 16 TiB")
 		}
@@ -266,14 +304,16 @@ func (im *Image) fit(content int64) error {
 			continue
 		}
 		im.groups, im.perG, im.blocks, im.used = uint32(groups), uint32(perG), uint32(total), uint32(used)
+		im.front = uint32(front)
 		return nil
 	}
 }
 
 // The metadata lies in one piece at the front: super block, descriptors, block
-// bitmaps, inode bitmaps, inode tables. (flex_bg allows that.)
+// bitmaps, inode bitmaps, inode tables. (flex_bg allows that.) The contents of
+// a stream come between descriptors and bitmaps.
 func (im *Image) gdtBlocks() uint32    { return (im.groups*descSize + BlockSize - 1) / BlockSize }
-func (im *Image) blockBitmaps() uint32 { return 1 + im.gdtBlocks() }
+func (im *Image) blockBitmaps() uint32 { return im.front }
 func (im *Image) inodeBitmaps() uint32 { return im.blockBitmaps() + im.groups }
 func (im *Image) inodeTables() uint32  { return im.inodeBitmaps() + im.groups }
 func (im *Image) contents() uint32 {
@@ -311,6 +351,9 @@ func (im *Image) place() {
 		case typeSymlink:
 			i.data = add(regionTarget, i, i.dataBlocks(), 0)
 		case typeRegular:
+			if im.streamed(i) {
+				return nil
+			}
 			i.data = at
 			for _, r := range i.runs() {
 				add(regionData, i, r.Count, r.First)

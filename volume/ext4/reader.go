@@ -24,7 +24,7 @@ var incompatNames = map[uint32]string{
 
 // ErrNeedsRecovery says that the file system was not cleanly unmounted: its
 // journal holds changes that this reader doesn't apply.
-var ErrNeedsRecovery = errors.New("the journal needs recovery: the volume was not cleanly unmounted; mount it once read-write (Linux, as root) and unmount it, then extract again")
+var ErrNeedsRecovery = errors.New("the journal needs recovery: the volume was not cleanly unmounted")
 
 // FS reads one file system. It is not safe for concurrent use.
 type FS struct {
@@ -294,3 +294,6 @@ func (f *File) Readlink() (string, error) {
 	}
 	return "", fmt.Errorf("inode %d: symbolic link holds a zero byte", f.Number)
 }
+
+// Root reads the root directory.
+func (fs *FS) Root() (*File, error) { return fs.Inode(rootInode) }

@@ -30,6 +30,7 @@ const (
 	offSum       = 448
 	labelSize    = 48
 	sumSize      = 64
+	saltInHeader = offUUID - offSalt
 )
 
 var (
@@ -52,9 +53,11 @@ type onDisk struct {
 	subsystem string
 	uuid      string
 	meta      *metadata
+	text      []byte // the JSON area as it stands, without the zeros that fill it
 }
 
-func encodeCopy(h onDisk, json []byte, salt []byte, secondary bool) []byte {
+// encodeCopy makes one copy of the header with h.text as its JSON area.
+func encodeCopy(h onDisk, salt []byte, secondary bool) []byte {
 	b := make([]byte, h.size)
 	copy(b, primaryMagic)
 	offset := int64(0)
@@ -69,8 +72,9 @@ func encodeCopy(h onDisk, json []byte, salt []byte, secondary bool) []byte {
 	copy(b[offChecksum:], checksumName)
 	copy(b[offSalt:offUUID], salt)
 	copy(b[offUUID:], h.uuid)
+	copy(b[offSubsystem:offHdrOffset-1], h.subsystem)
 	binary.BigEndian.PutUint64(b[offHdrOffset:], uint64(offset))
-	copy(b[binarySize:], json)
+	copy(b[binarySize:], h.text)
 	sum := sha256.Sum256(b)
 	copy(b[offSum:], sum[:])
 	return b
@@ -120,6 +124,9 @@ func readCopy(r io.ReaderAt, offset int64) (*onDisk, error) {
 	if subtle.ConstantTimeCompare(got[:], want[:len(got)]) != 1 {
 		return nil, errors.New("header checksum does not match")
 	}
+	if len(bytes.Trim(all[offHdrOffset+8:offSum], "\x00"))+len(bytes.Trim(all[offSum+sumSize:binarySize], "\x00")) != 0 {
+		return nil, errors.New("header holds bytes where the format wants zeros")
+	}
 	h := &onDisk{size: int64(size), seqID: binary.BigEndian.Uint64(all[offSeqID:])}
 	for _, f := range []struct {
 		to   *string
@@ -142,7 +149,8 @@ func readCopy(r io.ReaderAt, offset int64) (*onDisk, error) {
 	if len(bytes.Trim(area[end:], "\x00")) != 0 {
 		return nil, errors.New("JSON area holds bytes after its end")
 	}
-	if h.meta, err = decodeMetadata(area[:end]); err != nil {
+	h.text = area[:end:end]
+	if h.meta, err = decodeMetadata(h.text); err != nil {
 		return nil, fmt.Errorf("JSON area: %w", err)
 	}
 	return h, nil

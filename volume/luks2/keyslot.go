@@ -26,6 +26,17 @@ func hashByName(name string) (func() hash.Hash, error) {
 	return nil, fmt.Errorf("hash %.32q is not supported: sha256 and sha512 are", name)
 }
 
+// newKeyslot describes a keyslot for a volume key of keySize bytes whose area
+// begins at offset, as cryptsetup makes them for aes-xts-plain64.
+func newKeyslot(keySize int, offset int64, k kdf) keyslot {
+	return keyslot{
+		Type: "luks2", KeySize: keySize,
+		AF:   af{Type: "luks1", Stripes: afStripes, Hash: "sha256"},
+		Area: area{Type: "raw", Offset: u64(offset), Size: u64(roundUp(keySize*afStripes, areaAlign)), Encryption: cipherName, KeySize: 64},
+		KDF:  k,
+	}
+}
+
 // derive runs the key derivation, whose cost validate has bounded.
 func (k kdf) derive(passphrase secret.Bytes, size int) (secret.Bytes, error) {
 	switch k.Type {

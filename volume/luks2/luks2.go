@@ -1,6 +1,10 @@
-// Package luks2 writes and reads the headers of LUKS2 volumes, without root,
-// kernel or cgo, so that cryptsetup opens what it writes and it opens what
+// Package luks2 writes, reads and changes the headers of LUKS2 volumes, without
+// root, kernel or cgo, so that cryptsetup opens what it writes and it opens what
 // cryptsetup writes by default.
+//
+// Changes to keyslots survive a crash at any moment: a new keyslot's area is on
+// disk before a header points to it, one copy of the header is whole at any
+// time, and the area of a replaced keyslot is overwritten last.
 //
 // It reads with strict rules and bounded costs, for the file may come from an
 // attacker; it uses the secondary header when the primary is damaged. It
@@ -15,14 +19,13 @@
 package luks2
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"cloister/secret"
-
-	"golang.org/x/crypto/pbkdf2"
 )
 
 // Geometry of the headers that Encode writes.
@@ -38,98 +41,20 @@ const (
 	// KeyslotKeySize is that of the generated key for the keyslot, in bytes.
 	KeyslotKeySize = 32
 
-	headerSize  = 16 << 10
-	areaSize    = 258048 // 64 × 4000 bytes, rounded up to 4096
-	saltSize    = 32
-	maxLabel    = labelSize - 1
-	encodedSize = 2*headerSize + areaSize
+	headerSize = 16 << 10
+	saltSize   = 32
+	maxLabel   = labelSize - 1
 )
 
 // ErrWrongKey says that no keyslot opens with the given key.
 var ErrWrongKey = errors.New("no keyslot opens with this key")
 
-// Params describes a volume to be made.
-type Params struct {
-	Label string // at most 47 bytes of printable text, may be empty
-	UUID  string // lower case, with dashes
-	// PayloadSize is the fixed length of the segment in bytes, a multiple of
-	// SectorSize. Zero means that it reaches to the file's end.
-	PayloadSize int64
-}
-
-// Encode returns the bytes that begin a new volume: both headers and one
-// keyslot, less than PayloadOffset, where the payload begins. rand must be
-// crypto/rand.Reader outside tests.
-//
-// keyslotKey must be 256 random bits. Key derivation exists to make guessing
-// a passphrase costly; nobody guesses 256 random bits, so the keyslot uses
-// pbkdf2 with the lowest count that cryptsetup accepts, and opening is quick.
-func Encode(rand io.Reader, p Params, volumeKey, keyslotKey secret.Bytes) ([]byte, error) {
-	if volumeKey.Len() != VolumeKeySize || keyslotKey.Len() != KeyslotKeySize {
-		return nil, fmt.Errorf("making a LUKS2 header: keys of %d and %d bytes, want %d and %d", volumeKey.Len(), keyslotKey.Len(), VolumeKeySize, KeyslotKeySize)
-	}
-	if err := ValidUUID(p.UUID); err != nil {
-		return nil, fmt.Errorf("making a LUKS2 header: %w", err)
-	}
-	if len(p.Label) > maxLabel {
-		return nil, fmt.Errorf("making a LUKS2 header: label is longer than %d bytes", maxLabel)
-	}
-	if err := printable(p.Label); err != nil {
-		return nil, fmt.Errorf("making a LUKS2 header: label: %w", err)
-	}
-	if p.PayloadSize < 0 || p.PayloadSize%SectorSize != 0 || p.PayloadSize > maxDevice {
-		return nil, fmt.Errorf("making a LUKS2 header: payload of %d bytes is no whole number of sectors", p.PayloadSize)
-	}
-	salts := make([]byte, 2*saltSize+2*64)
-	if _, err := io.ReadFull(rand, salts); err != nil {
-		return nil, fmt.Errorf("reading random bytes: %w", err)
-	}
-	size := "dynamic"
-	if p.PayloadSize > 0 {
-		size = fmt.Sprint(p.PayloadSize)
-	}
-	slot := keyslot{
-		Type: "luks2", KeySize: VolumeKeySize,
-		AF:   af{Type: "luks1", Stripes: afStripes, Hash: "sha256"},
-		Area: area{Type: "raw", Offset: 2 * headerSize, Size: areaSize, Encryption: cipherName, KeySize: 64},
-		KDF:  kdf{Type: "pbkdf2", Salt: salts[:saltSize], Hash: "sha256", Iterations: MinIterations},
-	}
-	dig := digest{
-		Type: "pbkdf2", Keyslots: []string{"0"}, Segments: []string{"0"},
-		Hash: "sha256", Iterations: MinIterations, Salt: salts[saltSize : 2*saltSize],
-	}
-	h, err := hashByName(dig.Hash)
-	if err != nil {
-		return nil, err
-	}
-	dig.Digest = pbkdf2.Key(volumeKey.Reveal(), dig.Salt, MinIterations, 32, h)
-	m := &metadata{
-		Keyslots: map[string]keyslot{"0": slot},
-		Tokens:   map[string]json.RawMessage{},
-		Segments: map[string]segment{"0": {Type: "crypt", Offset: PayloadOffset, Size: size, Encryption: cipherName, SectorSize: SectorSize}},
-		Digests:  map[string]digest{"0": dig},
-		Config:   config{JSONSize: headerSize - binarySize, KeyslotsSize: PayloadOffset - 2*headerSize},
-	}
-	text, err := json.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("making a LUKS2 header: %w", err)
-	}
-	areaBytes, err := slot.seal(rand, volumeKey, keyslotKey)
-	if err != nil {
-		return nil, fmt.Errorf("making a LUKS2 keyslot: %w", err)
-	}
-	d := onDisk{size: headerSize, seqID: 1, label: p.Label, uuid: p.UUID, meta: m}
-	out := make([]byte, 0, encodedSize)
-	out = append(out, encodeCopy(d, text, salts[2*saltSize:2*saltSize+64], false)...)
-	out = append(out, encodeCopy(d, text, salts[2*saltSize+64:], true)...)
-	return append(out, areaBytes...), nil
-}
-
 // Keyslot is what a header says about one keyslot.
 type Keyslot struct {
 	ID      int
-	KeySize int    // bytes
-	KDF     string // argon2id, argon2i or pbkdf2
+	KeySize int // bytes
+	KDF     KDF
+	Bound   bool // it holds the key of the volume, not of something else
 }
 
 // Header holds the facts of a validated header. None of them is secret or
@@ -144,6 +69,10 @@ type Header struct {
 	PayloadOffset int64 // bytes
 	PayloadSize   int64 // bytes; for a dynamic segment, up to the file's end
 	Keyslots      []Keyslot
+	Tokens        int
+	// Primary and Secondary tell why that copy of the header does not count;
+	// nil if it is whole and says the same as the other.
+	Primary, Secondary error
 
 	disk *onDisk
 }
@@ -152,22 +81,8 @@ type Header struct {
 // copies the one with the higher sequence number counts. A file with neither
 // magic gives ErrNotLUKS2.
 func Read(r io.ReaderAt, size int64) (*Header, error) {
-	best, err := readValid(r, 0, size)
-	offsets := headerSizes
-	if best != nil {
-		offsets = []int64{best.size}
-	}
-	secondary := false
-	for _, at := range offsets {
-		second, err2 := readValid(r, at, size)
-		switch {
-		case err2 == nil && (best == nil || second.seqID > best.seqID):
-			best, secondary = second, true
-		case err2 != nil && !errors.Is(err2, ErrNotLUKS2) && errors.Is(err, ErrNotLUKS2):
-			err = fmt.Errorf("secondary header: %w", err2)
-		}
-	}
-	if best == nil {
+	best, h, err := readBest(r, size)
+	if err != nil {
 		return nil, fmt.Errorf("reading the LUKS2 header: %w", err)
 	}
 	seg := best.meta.Segments["0"]
@@ -175,24 +90,66 @@ func Read(r io.ReaderAt, size int64) (*Header, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the LUKS2 header: %w", err)
 	}
-	h := &Header{
-		Label: best.label, UUID: best.uuid, Sequence: best.seqID, FromSecondary: secondary,
-		Cipher: seg.Encryption, SectorSize: seg.SectorSize, PayloadOffset: int64(seg.Offset), PayloadSize: length,
-		disk: best,
-	}
+	h.Label, h.UUID, h.Sequence, h.Tokens = best.label, best.uuid, best.seqID, len(best.meta.Tokens)
+	h.Cipher, h.SectorSize, h.PayloadOffset, h.PayloadSize = seg.Encryption, seg.SectorSize, int64(seg.Offset), length
+	h.disk = best
 	order, err := ids(best.meta.Keyslots)
 	if err != nil {
 		return nil, fmt.Errorf("reading the LUKS2 header: keyslot %w", err)
 	}
+	bound := best.meta.segmentDigest().Keyslots
 	for _, id := range order {
 		n, err := decimal(id)
 		if err != nil {
 			return nil, err
 		}
 		k := best.meta.Keyslots[id]
-		h.Keyslots = append(h.Keyslots, Keyslot{int(n), k.KeySize, k.KDF.Type})
+		h.Keyslots = append(h.Keyslots, Keyslot{int(n), k.KeySize, k.KDF.costs(), slices.Contains(bound, id)})
 	}
 	return h, nil
+}
+
+// readBest finds the copy that counts and says what is wrong with the other.
+func readBest(r io.ReaderAt, size int64) (*onDisk, *Header, error) {
+	h := &Header{}
+	first, err := readValid(r, 0, size)
+	h.Primary = err
+	offsets := headerSizes
+	if first != nil {
+		offsets = []int64{first.size}
+	}
+	var second *onDisk
+	h.Secondary = ErrNotLUKS2
+	for _, at := range offsets {
+		second, err = readValid(r, at, size)
+		if second != nil || errors.Is(h.Secondary, ErrNotLUKS2) {
+			h.Secondary = err // of several that are damaged, the first
+		}
+		if second != nil {
+			break
+		}
+	}
+	switch {
+	case first == nil && second == nil:
+		if errors.Is(h.Primary, ErrNotLUKS2) && !errors.Is(h.Secondary, ErrNotLUKS2) {
+			return nil, nil, fmt.Errorf("secondary header: %w", h.Secondary)
+		}
+		return nil, nil, h.Primary
+	case first == nil:
+		h.FromSecondary = true
+		return second, h, nil
+	case second == nil:
+		return first, h, nil
+	case second.seqID > first.seqID:
+		h.FromSecondary = true
+		h.Primary = fmt.Errorf("older than the other: sequence number %d, the other has %d", first.seqID, second.seqID)
+		return second, h, nil
+	case second.seqID < first.seqID:
+		h.Secondary = fmt.Errorf("older than the other: sequence number %d, the other has %d", second.seqID, first.seqID)
+	case !bytes.Equal(first.text, second.text) || first.label != second.label || first.uuid != second.uuid || first.subsystem != second.subsystem:
+		h.Secondary = errors.New("differs from the primary header with the same sequence number")
+	}
+	return first, h, nil
 }
 
 func readValid(r io.ReaderAt, at, size int64) (*onDisk, error) {
@@ -210,40 +167,37 @@ func readValid(r io.ReaderAt, at, size int64) (*onDisk, error) {
 // and returns the volume key, or ErrWrongKey. Each try costs one key
 // derivation, within the limits of this package.
 func (h *Header) Unlock(r io.ReaderAt, passphrase secret.Bytes) (secret.Bytes, error) {
+	key, _, err := h.UnlockedBy(r, passphrase)
+	return key, err
+}
+
+// UnlockedBy is Unlock and also returns the number of the keyslot that opened.
+func (h *Header) UnlockedBy(r io.ReaderAt, passphrase secret.Bytes) (secret.Bytes, int, error) {
 	m := h.disk.meta
-	for _, d := range m.Digests {
-		if len(d.Segments) == 0 {
-			continue
+	d := m.segmentDigest()
+	for _, id := range d.Keyslots {
+		slot := m.Keyslots[id]
+		if slot.Priority != nil && *slot.Priority == 0 {
+			continue // "ignore": used only when asked for by number
 		}
-		for _, id := range d.Keyslots {
-			slot := m.Keyslots[id]
-			if slot.Priority != nil && *slot.Priority == 0 {
-				continue // "ignore": used only when asked for by number
-			}
-			key, err := slot.open(r, passphrase)
-			if err != nil {
-				return secret.Bytes{}, fmt.Errorf("unlocking keyslot %s: %w", id, err)
-			}
-			ok, err := d.matches(key)
-			if err != nil {
-				key.Wipe()
-				return secret.Bytes{}, fmt.Errorf("unlocking keyslot %s: %w", id, err)
-			}
-			if ok {
-				return key, nil
-			}
-			key.Wipe()
+		key, err := slot.open(r, passphrase)
+		if err != nil {
+			return secret.Bytes{}, 0, fmt.Errorf("unlocking keyslot %s: %w", id, err)
+		}
+		ok, err := d.matches(key)
+		if ok && err == nil {
+			n, err := decimal(id)
+			return key, int(n), err
+		}
+		key.Wipe()
+		if err != nil {
+			return secret.Bytes{}, 0, fmt.Errorf("unlocking keyslot %s: %w", id, err)
 		}
 	}
-	return secret.Bytes{}, ErrWrongKey
+	return secret.Bytes{}, 0, ErrWrongKey
 }
 
 // CheckVolumeKey reports whether key is the volume key of this header.
 func (h *Header) CheckVolumeKey(key secret.Bytes) (bool, error) {
-	for _, d := range h.disk.meta.Digests {
-		if len(d.Segments) > 0 {
-			return d.matches(key)
-		}
-	}
-	return false, nil
+	return h.disk.meta.segmentDigest().matches(key)
 }

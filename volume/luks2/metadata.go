@@ -2,6 +2,7 @@ package luks2
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ type area struct {
 // argon2id have time, memory (KiB) and cpus.
 type kdf struct {
 	Type       string `json:"type"`
-	Salt       []byte `json:"salt"`
+	Salt       b64    `json:"salt"`
 	Hash       string `json:"hash,omitempty"`
 	Iterations int64  `json:"iterations,omitempty"`
 	Time       int64  `json:"time,omitempty"`
@@ -73,8 +74,23 @@ type digest struct {
 	Segments   []string `json:"segments"`
 	Hash       string   `json:"hash"`
 	Iterations int64    `json:"iterations"`
-	Salt       []byte   `json:"salt"`
-	Digest     []byte   `json:"digest"`
+	Salt       b64      `json:"salt"`
+	Digest     b64      `json:"digest"`
+}
+
+// segmentDigest is the digest of the volume's key: validate saw that there is
+// exactly one.
+func (m *metadata) segmentDigest() digest {
+	return m.Digests[m.segmentDigestID()]
+}
+
+func (m *metadata) segmentDigestID() string {
+	for id, d := range m.Digests {
+		if slices.Contains(d.Segments, "0") {
+			return id
+		}
+	}
+	return ""
 }
 
 type config struct {
@@ -86,6 +102,43 @@ type config struct {
 
 type requirements struct {
 	Mandatory []string `json:"mandatory"`
+}
+
+// token is what a token of any type has; the rest belongs to its type and is
+// kept unread in fields.
+type token struct {
+	keyslots []string
+	fields   map[string]json.RawMessage
+}
+
+func readToken(raw json.RawMessage) (t token, err error) {
+	if err := json.Unmarshal(raw, &t.fields); err != nil {
+		return t, err
+	}
+	var kind string
+	if err := json.Unmarshal(t.fields["type"], &kind); err != nil || kind == "" {
+		return t, errors.New("without a type")
+	}
+	if err := json.Unmarshal(t.fields["keyslots"], &t.keyslots); err != nil || t.keyslots == nil {
+		return t, errors.New("without a list of keyslots")
+	}
+	return t, nil
+}
+
+// b64 is bytes in padded base64, in its one canonical spelling.
+type b64 []byte
+
+func (b *b64) UnmarshalJSON(in []byte) error {
+	var s string
+	if err := json.Unmarshal(in, &s); err != nil {
+		return err
+	}
+	out, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil || base64.StdEncoding.EncodeToString(out) != s {
+		return errors.New("not canonical base64")
+	}
+	*b = out
+	return nil
 }
 
 // u64 is a number written as a decimal string, no larger than an int64.
@@ -198,12 +251,15 @@ func checkKeys(text []byte) error {
 	}
 }
 
-// ids returns the keys of a LUKS2 object in numeric order. cryptsetup knows at
-// most 32 of each kind.
+// maxObjects is how many keyslots, tokens, segments or digests cryptsetup
+// knows (LUKS2_KEYSLOTS_MAX and its like).
+const maxObjects = 32
+
+// ids returns the keys of a LUKS2 object in numeric order.
 func ids[T any](m map[string]T) ([]string, error) {
 	out := make([]string, 0, len(m))
 	for id := range m {
-		if n, err := decimal(id); err != nil || n > 31 {
+		if n, err := decimal(id); err != nil || n >= maxObjects {
 			return nil, fmt.Errorf("id %.8q is not a number from 0 to 31", id)
 		}
 		out = append(out, id)

@@ -52,10 +52,41 @@ func (h *onDisk) validate(deviceSize int64) error {
 	if err := m.validSegment(2*h.size+ks, deviceSize); err != nil {
 		return err
 	}
-	if _, err := ids(m.Tokens); err != nil {
-		return fmt.Errorf("token %w", err)
+	if err := m.validTokens(); err != nil {
+		return err
 	}
 	return m.validDigests()
+}
+
+// validTokens checks what every type of token has.
+func (m *metadata) validTokens() error {
+	order, err := ids(m.Tokens)
+	if err != nil {
+		return fmt.Errorf("token %w", err)
+	}
+	for _, id := range order {
+		t, err := readToken(m.Tokens[id])
+		if err == nil {
+			err = m.haveKeyslots(t.keyslots)
+		}
+		if err != nil {
+			return fmt.Errorf("token %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// haveKeyslots checks a list of keyslots: each is there and named once.
+func (m *metadata) haveKeyslots(list []string) error {
+	for i, k := range list {
+		if _, ok := m.Keyslots[k]; !ok {
+			return fmt.Errorf("no keyslot %.8q", k)
+		}
+		if slices.Contains(list[:i], k) {
+			return fmt.Errorf("keyslot %s twice", k)
+		}
+	}
+	return nil
 }
 
 func (m *metadata) validKeyslots(from, to int64) error {
@@ -206,6 +237,7 @@ func (m *metadata) validDigests() error {
 		return fmt.Errorf("digest %w", err)
 	}
 	found := 0
+	bound := map[string]bool{}
 	for _, id := range order {
 		d := m.Digests[id]
 		if d.Type != "pbkdf2" {
@@ -217,9 +249,18 @@ func (m *metadata) validDigests() error {
 		if d.Iterations < 1 || d.Iterations > MaxIterations || len(d.Salt) < 8 || len(d.Salt) > maxSalt || len(d.Digest) < 20 || len(d.Digest) > 64 {
 			return fmt.Errorf("digest %s: iterations, salt or length out of bounds", id)
 		}
+		if err := m.haveKeyslots(d.Keyslots); err != nil {
+			return fmt.Errorf("digest %s: %w", id, err)
+		}
 		for _, k := range d.Keyslots {
-			if _, ok := m.Keyslots[k]; !ok {
-				return fmt.Errorf("digest %s: no keyslot %.8q", id, k)
+			if bound[k] {
+				return fmt.Errorf("digest %s: keyslot %s has another digest, too", id, k)
+			}
+			bound[k] = true
+		}
+		if slices.Contains(d.Segments, "0") {
+			if err := m.segmentKeySizes(d); err != nil {
+				return fmt.Errorf("digest %s: %w", id, err)
 			}
 		}
 		for _, s := range d.Segments {
@@ -233,6 +274,16 @@ func (m *metadata) validDigests() error {
 	}
 	if found != 1 {
 		return fmt.Errorf("%d digests for the segment, want 1", found)
+	}
+	return nil
+}
+
+// segmentKeySizes checks that the segment's keyslots hold keys of one size.
+func (m *metadata) segmentKeySizes(d digest) error {
+	for _, k := range d.Keyslots {
+		if m.Keyslots[k].KeySize != m.Keyslots[d.Keyslots[0]].KeySize {
+			return errors.New("keyslots of one segment hold keys of different sizes")
+		}
 	}
 	return nil
 }

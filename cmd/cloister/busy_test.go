@@ -1,0 +1,38 @@
+package main
+
+import (
+	"io"
+	"os"
+	"sync"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// locked has the open files of busy by their path, which no two scripts share.
+var locked sync.Map
+
+// busy takes the lock that a node takes for a job (noded/unlock).
+func busy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: busy FILE")
+	}
+	path := ts.MkAbs(args[0])
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	ts.Check(err)
+	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	ts.Check(unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &whole))
+	locked.Store(path, f)
+}
+
+// free gives back what busy took.
+func free(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: free FILE")
+	}
+	f, ok := locked.LoadAndDelete(ts.MkAbs(args[0]))
+	if !ok {
+		ts.Fatalf("%s is not locked", args[0])
+	}
+	ts.Check(f.(*os.File).Close())
+}
