@@ -1,7 +1,6 @@
 package attacks
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -79,24 +78,33 @@ const (
 	End      = "<!-- to here -->\n"
 )
 
-// WriteTable puts the table into the document.
+// WriteTable puts the outcomes into the document's table. Rows of attacks that
+// were not made this time stay as they are.
 func WriteTable(document string, outcomes []Outcome) error {
 	b, err := os.ReadFile(document)
 	if err != nil {
 		return fmt.Errorf("writing the table of attacks: %w", err)
 	}
-	before, rest, found := bytes.Cut(b, []byte(Begin))
-	_, after, ended := bytes.Cut(rest, []byte(End))
+	before, rest, found := strings.Cut(string(b), Begin)
+	old, after, ended := strings.Cut(rest, End)
 	if !found || !ended {
 		return fmt.Errorf("writing the table of attacks: %s has no place for it", document)
 	}
-	var table strings.Builder
-	table.WriteString(Heading)
+	rows := strings.SplitAfter(strings.TrimPrefix(old, Heading), "\n")
 	for _, o := range outcomes {
-		table.WriteString(o.Row() + "\n")
+		rows = append(rows, o.Row()+"\n")
 	}
-	out := bytes.Join([][]byte{before, []byte(Begin), []byte(table.String()), []byte(End), after}, nil)
-	if err := os.WriteFile(document, out, 0o644); err != nil {
+	out := before + Begin + Heading
+	for _, a := range All {
+		row := a.cells() + " not run yet | not run yet |\n"
+		for _, r := range rows { // the last one is the newest
+			if strings.HasPrefix(r, a.cells()) {
+				row = r
+			}
+		}
+		out += row
+	}
+	if err := os.WriteFile(document, []byte(out+End+after), 0o644); err != nil {
 		return fmt.Errorf("writing the table of attacks: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package attacks
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -68,5 +69,25 @@ func TestOnlyASuccessCountsAsOne(t *testing.T) {
 		if good := o.Faults() == ""; good != c.good {
 			t.Errorf("with %v, without %v: faults %q", c.with, c.without, o.Faults())
 		}
+	}
+}
+
+func TestARunWritesItsOwnRowsAndKeepsTheOthers(t *testing.T) {
+	document := filepath.Join(t.TempDir(), "document.md")
+	kept := All[1].cells() + " refused | without Cloister: it was read |\n"
+	if err := os.WriteFile(document, []byte("text\n"+Begin+Heading+All[0].cells()+" refused | old |\n"+kept+"| 99 | A9 | gone | refused | old |\n"+End+"more\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := Outcome{Attack: All[0], Without: got("all of it")}
+	if err := WriteTable(document, []Outcome{o}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "text\n" + Begin + Heading + o.Row() + "\n" + kept + All[2].cells() + " not run yet | not run yet |\n"
+	if text := string(b); !strings.HasPrefix(text, want) || !strings.HasSuffix(text, End+"more\n") || strings.Contains(text, "gone") {
+		t.Errorf("the document is %q, want it to begin %q", text, want)
 	}
 }
