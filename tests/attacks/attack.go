@@ -99,7 +99,6 @@ var All = slices.SortedStableFunc(slices.Values(slices.Concat(
 	onNeighbours,
 	onLeftovers,
 	onFilter,
-	onCanary,
 )), func(a, b Attack) int { return a.Number - b.Number })
 
 // Run makes the attack, with a session of its own if it needs one.

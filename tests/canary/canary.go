@@ -18,7 +18,7 @@ import (
 )
 
 // Run does all of it on a fresh site and writes a table. An error says that something was found which should
-// not be there (a Leak), that something planted was not found, or that the jobs did not do what they were to do.
+// not be there, that something planted was not found, or that the jobs did not do what they were to do.
 func Run(ctx context.Context, s *deploy.Site, out io.Writer) error {
 	dir, err := os.MkdirTemp("", "cloister-canary-")
 	if err != nil {

@@ -11,11 +11,6 @@ import (
 
 const plantedName = "planted"
 
-// A Leak is where something was found that should not be there.
-type Leak string
-
-func (l Leak) Error() string { return string(l) }
-
 func (p planted) needles() []search.Needle {
 	out := []search.Needle{{Name: plantedName, Value: []byte(p.value)}}
 	if p.gzip != "" {
@@ -78,7 +73,7 @@ func (f findings) report(out io.Writer) error {
 			}
 			fmt.Fprintf(out, " %12d", n)
 			if n > 0 {
-				errs = append(errs, Leak(fmt.Sprintf("%s: %d times %s", o.place.name, n, k)))
+				errs = append(errs, fmt.Errorf("%s: %d times %s", o.place.name, n, k))
 			}
 		}
 		fmt.Fprintln(out)
