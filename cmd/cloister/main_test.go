@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 //	exits N PROGRAM ARGS…   runs a program that must exit with status N
 //	node JOB USER           opens a sealed job as a node would
 //	flip FILE OFFSET        changes one byte
-//	interrupt PATTERN …     sends Ctrl-C once a file matches
+//	interrupt PATTERN …     sends Ctrl-C, or -HUP, -TERM, once a file matches
 //	small SIZE DIR …        runs a program with a file system of that size on
 //	                        DIR and prints what is left there
 //	readonly DIR …          runs a program that cannot write to DIR
@@ -178,10 +179,16 @@ func flip(ts *testscript.TestScript, neg bool, args []string) {
 // interrupt starts a program, waits until a file that matches PATTERN exists,
 // sends Ctrl-C and wants the exit status that goes with it.
 func interrupt(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: interrupt PATTERN PROGRAM ARGS…")
+	signals := map[string]os.Signal{"-HUP": syscall.SIGHUP, "-TERM": syscall.SIGTERM}
+	sent := os.Interrupt
+	if len(args) > 0 && signals[args[0]] != nil {
+		sent, args = signals[args[0]], args[1:]
 	}
-	cmd := exec.Command(args[1], args[2:]...)
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: interrupt [-HUP|-TERM] PATTERN PROGRAM ARGS…")
+	}
+	// The test itself may run under nohup.
+	cmd := exec.Command("env", append([]string{"--default-signal=HUP"}, args[1:]...)...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = append(os.Environ(), "CLOISTER_HOME="+ts.Getenv("CLOISTER_HOME"))
 	ts.Check(cmd.Start())
@@ -198,7 +205,7 @@ func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	ts.Check(cmd.Process.Signal(os.Interrupt))
+	ts.Check(cmd.Process.Signal(sent))
 	err := cmd.Wait()
 	e, ok := errors.AsType[*exec.ExitError](err)
 	if !ok || e.ExitCode() != 130 {
