@@ -315,6 +315,7 @@ func TestANewVolumeIsReadBackByTheClient(t *testing.T) {
 	check(t, o.Mount.Close())
 	check(t, Close(t.Context(), s))
 	nothingLeft(t, s)
+	check(t, f.Close()) // its lock goes with it, or the client finds the volume in use
 	var st unix.Stat_t
 	check(t, unix.Stat(f.Name(), &st))
 	t.Logf("a volume of %d MiB takes %d KiB", pinned.PayloadSize>>20, st.Blocks/2)
