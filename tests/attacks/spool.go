@@ -21,6 +21,7 @@ var onSpool = []Attack{
 // call numbers are those of x86-64, which the guests have.
 const replacer = `
 use strict;
+use Errno;
 my $fd = syscall(294, 04000) ; # inotify_init1(IN_NONBLOCK)
 die "inotify_init1: $!" if $fd < 0;
 open(my $events, "<&=", $fd) or die;
@@ -30,15 +31,21 @@ until ($script) {
 	select(undef, undef, undef, 0.01) unless $script;
 }
 my $path = "$script\0";
-die "inotify_add_watch: $!" if syscall(254, $fd, $path, 1) < 0; # IN_ACCESS
+# Until slurmd has given the file to the user she may not watch it (EACCES).
+while (syscall(254, $fd, $path, 1) < 0) { # IN_ACCESS
+	die "inotify_add_watch: $!" unless $!{EACCES};
+	select(undef, undef, undef, 0.002);
+}
 until (sysread($events, $buf, 4096)) { select(undef, undef, undef, 0.005) }
-select(undef, undef, undef, 0.1); # the rest of the file is read
+do { select(undef, undef, undef, 0.5) } while (sysread($events, $buf, 4096)); # the rest of the file is read
+my $text = "#!/bin/sh\necho UNSIGNED\nexit 0\n";
+$text .= "\n" x ((-s $script) - length $text); # no moment at which the file is empty
 for (my $n = 0;; $n++) {
 	open(my $f, "+<", $script) or die "$script: $!";
-	truncate($f, 0);
-	syswrite($f, "#!/bin/sh\necho UNSIGNED\nexit 0\n");
+	syswrite($f, $text);
 	close($f);
 	if ($n == 0) { open(my $log, ">", "/var/tmp/replaced"); }
+	select(undef, undef, undef, 0.02); # a file that is open to be written cannot be run
 }
 `
 
@@ -63,8 +70,12 @@ systemd-run -q --unit=replacer --uid=alice --collect perl /var/tmp/replacer`, cl
 	if err := completed(ctx, s, id); err != nil {
 		return err
 	}
-	if _, err := s.Output(ctx, cluster.S2, "test -e /var/tmp/replaced"); err != nil {
-		return fmt.Errorf("the script was never replaced: %w", err)
+	r, err := s.Run(ctx, cluster.S2, "test -e /var/tmp/replaced || { journalctl -q -u replacer -o cat; exit 1; }")
+	if err != nil {
+		return err
+	}
+	if r.Exit != 0 {
+		return fmt.Errorf("the script was never replaced: %s", strings.TrimSpace(r.Stdout))
 	}
 	printed, err := s.Results(ctx, "alice", name+".luks", "out.txt")
 	if err != nil {
