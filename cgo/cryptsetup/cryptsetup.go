@@ -134,9 +134,10 @@ type Status int
 
 // The states of a device name.
 const (
-	Inactive Status = iota
-	Active          // mapped, nothing has it open
-	Busy            // mapped, and mounted, opened or used by another mapping
+	Inactive   Status = iota
+	Unfinished        // has a name, but no table in use: who made it was killed on the way
+	Active            // mapped, nothing has it open
+	Busy              // mapped, and mounted, opened or used by another mapping
 )
 
 var (
@@ -202,24 +203,15 @@ func OpenVerity(v Verity) error {
 	})
 }
 
-// State says whether name is mapped and used.
-func State(name string) Status {
-	s := newStrings()
-	defer s.free()
-	serial.Lock()
-	defer serial.Unlock()
-	switch C.crypt_status(nil, s.add(name)) {
-	case C.CRYPT_ACTIVE:
-		return Active
-	case C.CRYPT_BUSY:
-		return Busy
-	}
-	return Inactive
-}
-
-// Close removes the mapping. The error wraps ErrBusy or ErrNotActive where
-// that is the cause.
+// Close removes the mapping, finished or not. The error wraps ErrBusy or
+// ErrNotActive where that is the cause.
 func Close(name string) error {
+	switch state, err := State(name); {
+	case err != nil:
+		return err
+	case state == Unfinished: // libcryptsetup refuses it
+		return remove(name)
+	}
 	s := newStrings()
 	defer s.free()
 	n := s.add(name)

@@ -62,27 +62,27 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 
 // closeDevice removes one mapping, by force if it is in use when the time is up.
 func closeDevice(name string, until time.Time) (forced bool, err error) {
-	for cryptsetup.State(name) == cryptsetup.Busy && time.Now().Before(until) {
+	state, err := cryptsetup.State(name)
+	for err == nil && state == cryptsetup.Busy && time.Now().Before(until) {
 		time.Sleep(busyPoll)
+		state, err = cryptsetup.State(name)
 	}
-	if cryptsetup.State(name) == cryptsetup.Active {
+	if err != nil || state == cryptsetup.Inactive {
+		return false, err
+	}
+	if state != cryptsetup.Busy {
 		flush(name)
 		err = cryptsetup.Close(name)
 		if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
 			return false, nil
 		}
 	}
-	if cryptsetup.State(name) == cryptsetup.Inactive {
-		return false, nil
-	}
 	err = cryptsetup.ForceClose(name)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, cryptsetup.ErrBusy):
 		return true, nil
 	case errors.Is(err, cryptsetup.ErrNotActive):
 		return false, nil
-	case errors.Is(err, cryptsetup.ErrBusy):
-		return true, nil
 	}
 	return false, err
 }

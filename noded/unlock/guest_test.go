@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -405,6 +406,30 @@ func TestWhatAKilledDaemonLeftIsFoundAndClosedByNameAlone(t *testing.T) {
 	nothingLeft(t, s)
 }
 
+// alone waits until no other process of this program is left.
+func alone(t *testing.T) {
+	t.Helper()
+	self, err := os.Readlink("/proc/self/exe")
+	check(t, err)
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		others := 0
+		processes, err := filepath.Glob("/proc/[0-9]*/exe")
+		check(t, err)
+		for _, p := range processes {
+			// One that ended meanwhile is no error.
+			if exe, err := os.Readlink(p); err == nil && exe == self && p != fmt.Sprintf("/proc/%d/exe", os.Getpid()) {
+				others++
+			}
+		}
+		if others == 0 {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("%d helper processes are left", others)
+		}
+	}
+}
+
 func TestADaemonKilledAtAnyMomentOfOpeningLeavesNothingThatCloseCannotFind(t *testing.T) {
 	start := func() (*exec.Cmd, string) {
 		s := session(t)
@@ -428,11 +453,62 @@ func TestADaemonKilledAtAnyMomentOfOpeningLeavesNothingThatCloseCannotFind(t *te
 		if names, _ := List(s); len(names) > 0 {
 			midway++
 		}
-		time.Sleep(200 * time.Millisecond) // the helper notices that its caller is gone
+		alone(t) // the helper notices that its caller is gone
 		check(t, Close(t.Context(), s))
 		nothingLeft(t, s)
 	}
 	t.Logf("a whole run takes %v; %d of 6 were killed with a mapping open", whole, midway)
+}
+
+// Between the device-mapper's commands a mapping has a name and no table, or a
+// table, with its key, that is not in use yet.
+func TestAMappingThatWasNotFinishedIsFoundAndClosed(t *testing.T) {
+	for _, c := range []struct {
+		left  string
+		steps []string
+		open  bool
+	}{
+		{left: "a name", steps: []string{"create --notable"}},
+		{left: "a table", steps: []string{"create --notable", "load"}},
+		{left: "a table that somebody holds", steps: []string{"create --notable", "load"}, open: true},
+	} {
+		t.Run(c.left, func(t *testing.T) {
+			s := session(t)
+			n := name(s, 0, crypt)
+			for _, step := range c.steps {
+				cmd := exec.Command("dmsetup", append(strings.Fields(step), n)...)
+				cmd.Stdin = strings.NewReader("0 2048 zero")
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("dmsetup %s: %v: %s", step, err, out)
+				}
+			}
+			if found, err := Sessions(); err != nil || !slices.Contains(found, s) {
+				t.Fatalf("found %q, %v", found, err)
+			}
+			if !c.open {
+				check(t, Close(t.Context(), s))
+				nothingLeft(t, s)
+				return
+			}
+			check(t, exec.Command("dmsetup", "mknodes", n).Run())
+			f, err := os.Open("/dev/mapper/" + n)
+			check(t, err)
+			if err := Close(t.Context(), s); !errors.Is(err, ErrBusy) {
+				t.Errorf("closed while it was held: %v", err)
+			}
+			if out, err := exec.Command("dmsetup", "table", "--inactive", n).Output(); err != nil || len(bytes.TrimSpace(out)) > 0 {
+				t.Errorf("the table is left: %v: %s", err, out)
+			}
+			check(t, f.Close())
+			// The kernel removes it in the background.
+			for until := time.Now().Add(5 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+				if names, err := List(s); err == nil && len(names) == 0 {
+					break
+				}
+			}
+			nothingLeft(t, s)
+		})
+	}
 }
 
 func TestAVolumeThatStaysBusyLosesItsKey(t *testing.T) {

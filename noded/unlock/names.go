@@ -5,12 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"cloister/cgo/cryptsetup"
 )
 
 // ErrBusy is wrapped by Close's error when something still had a volume open
@@ -82,23 +81,15 @@ func Sessions() ([]string, error) {
 	return sessions, nil
 }
 
-// devices lists Cloister's mappings, crypt before verity. sysfs shows them
-// without an ioctl, and also when the device-mapper module was never loaded.
+// devices lists Cloister's mappings, crypt before verity.
 func devices() ([]device, error) {
-	paths, err := filepath.Glob("/sys/block/dm-*/dm/name")
+	names, err := cryptsetup.Names()
 	if err != nil {
 		return nil, err
 	}
 	var all []device
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.EINVAL) {
-			continue // went away meanwhile: EINVAL is what sysfs said then
-		}
-		if err != nil {
-			return nil, fmt.Errorf("listing device-mapper names: %w", err)
-		}
-		if d, ok := parseName(strings.TrimSuffix(string(b), "\n")); ok {
+	for _, n := range names {
+		if d, ok := parseName(n); ok {
 			all = append(all, d)
 		}
 	}
