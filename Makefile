@@ -101,7 +101,7 @@ build-mutants:
 	$(CLIENT) -tags mutants -o $(BIN)/ ./cmd/cloister ./cmd/cloister-kms
 	$(NODE) -tags mutants -o $(BIN)/ ./cmd/cloister-noded
 	$(MAKE) -s -C cgo/plugin plugin-mutants OUT=$(abspath $(BIN))/plugin SLURM_HEADERS=$(SLURM_HEADERS)
-	cp $(BIN)/plugin/mutants/cloister.so $(BIN)/cloister.so
+	cp $(BIN)/plugin/mutants/cloister.so $(BIN)/plugin/mutants/cloister-secure.so $(BIN)/
 
 .PHONY: plugin-test
 plugin-test: deps

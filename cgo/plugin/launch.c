@@ -260,12 +260,12 @@ static bool heterogeneous(spank_t sp)
 	       !cl_mutant_removed("one-component");
 }
 
-void cl_launch(spank_t sp)
+void cl_launch(spank_t sp, int ac, char **av, bool secure)
 {
 	uint32_t step = SLURM_BATCH_SCRIPT;
 
-	if (cl_step.node == CL_NODE_ORDINARY && !cl_step.secure)
-		return;
+	cl_step.secure = secure;
+	cl_read_arguments(ac, av);
 	/* the extern step has no task, so it can neither run nor be refused */
 	if (number(sp, S_JOB_STEPID, &step) && step == SLURM_EXTERN_CONT)
 		return;

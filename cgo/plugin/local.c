@@ -1,14 +1,12 @@
 /*
- * In srun, when the step's number is known and before it is launched: bring
+ * In an srun of a job view, when the step's number is known and before it is launched: bring
  * along the proof that the step was started inside the session.
  */
 #include "handoff.h"
 #include "proof.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -33,11 +31,6 @@ int cl_step_leaves(spank_t sp)
 	struct cl_claim claim = { 0 };
 	int rc;
 
-	/* not in a job view: an ordinary step. On a secure node outside of all
-	 * views, noded's directory is there and closed to users. */
-	if (access(CL_STEP_KEY, F_OK) < 0 &&
-	    (errno == ENOENT || errno == EACCES))
-		return 0;
 	claim.cwd = getcwd(cwd, sizeof(cwd));
 	if (!claim.cwd || !describe(sp, &claim)) {
 		slurm_error("cloister: srun does not describe the step");

@@ -7,5 +7,6 @@
 
 void cl_say(const char *cause, const char *next);
 void cl_say_failed(const char *phase, const char *cause, const char *next);
+void cl_say_unchecked(const char *why);
 
 #endif

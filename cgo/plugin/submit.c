@@ -4,17 +4,15 @@
  * not used, nor ever in slurmd or slurmstepd. Nothing depends on it: without the
  * library the submission goes on, and the node checks.
  */
-#define _GNU_SOURCE
 #include "submit.h"
 
+#include "beside.h"
 #include "handoff.h"
 #include "say.h"
 
 #include <dlfcn.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -24,37 +22,22 @@
 
 typedef int (*check_function)(int first, char *cause, char *next, size_t size);
 
-static void unchecked(const char *why)
-{
-	slurm_spank_log("cloister: not checked before submission, the node will: %s",
-			why);
-}
-
 static check_function load(char *why, size_t size)
 {
-	char path[PATH_MAX];
 	struct rlimit as;
-	Dl_info self;
 	check_function check;
-	const char *slash;
 	void *library;
 
 	if (getrlimit(RLIMIT_AS, &as) == 0 && as.rlim_cur < ADDRESSES) {
 		snprintf(why, size, "ulimit -v leaves too little room");
 		return NULL;
 	}
-	if (!dladdr((void *)load, &self) || !self.dli_fname ||
-	    !(slash = strrchr(self.dli_fname, '/')) ||
-	    (size_t)snprintf(path, sizeof(path), "%.*s/%s",
-			     (int)(slash - self.dli_fname), self.dli_fname,
-			     CL_SUBMIT_LIBRARY) >= sizeof(path)) {
-		snprintf(why, size, "the plugin does not know where it is");
+	library = cl_open_beside(CL_SUBMIT_LIBRARY, why, size);
+	if (!library)
 		return NULL;
-	}
-	library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-	check = library ? (check_function)dlsym(library, CL_SUBMIT_FUNCTION) : NULL;
+	check = (check_function)dlsym(library, CL_SUBMIT_FUNCTION);
 	if (!check)
-		snprintf(why, size, "%s", dlerror());
+		cl_beside_failed(why, size);
 	return check;
 }
 
@@ -69,7 +52,7 @@ int cl_submits(void)
 		return 0;
 	check = load(cause, sizeof(cause));
 	if (!check) {
-		unchecked(cause);
+		cl_say_unchecked(cause);
 		return 0;
 	}
 	/* optind is getopt's, which sbatch has just gone through its command
@@ -82,7 +65,7 @@ int cl_submits(void)
 		cl_say(line, next);
 		return -1;
 	default:
-		unchecked(cause);
+		cl_say_unchecked(cause);
 		return 0;
 	}
 }

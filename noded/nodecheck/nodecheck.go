@@ -29,8 +29,12 @@ type Node struct {
 	Kernel func() []string
 }
 
-// PluginFile is the base name of Cloister's plugin in plugstack.conf.
-const PluginFile = "cloister.so"
+// PluginFile is the base name of Cloister's plugin in plugstack.conf, WorkFile
+// that of the library which the plugin loads from its own directory.
+const (
+	PluginFile = "cloister.so"
+	WorkFile   = "cloister-secure.so"
+)
 
 // sizeLimit bounds each file read, in bytes.
 const sizeLimit = 1 << 20

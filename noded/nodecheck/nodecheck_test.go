@@ -30,7 +30,8 @@ func node(t *testing.T, spoil map[string]string) Node {
 	dir := t.TempDir()
 	files := map[string]string{
 		"slurm.conf":         "ClusterName=lab\nProctrackType=proctrack/cgroup\nGetEnvTimeout=0 # no login shells\nProlog=/etc/slurm/prolog\nPrologFlags=Alloc,Contain\n",
-		"plugstack.conf":     "# ours\nrequired /usr/lib/cloister/cloister.so node=dedicated\noptional /usr/lib/other.so\n",
+		"plugstack.conf":     "# ours\nrequired @DIR@/lib/cloister.so node=dedicated\noptional /usr/lib/other.so\n",
+		"lib/" + WorkFile:    "",
 		"swaps":              "Filename\tType\tSize\tUsed\tPriority\n",
 		"core_pattern":       "core\n",
 		"cmdline":            "root=/dev/vda ro quiet init_on_free=1\n",
@@ -106,6 +107,7 @@ func TestEachFaultIsNamed(t *testing.T) {
 		{"plugstack.conf", "absent", "plugstack.conf of its own"},
 		{"plugstack.conf", "optional cloister.so node=dedicated\n", "not required"},
 		{"plugstack.conf", "required /usr/lib/cloister/cloister.so\n", "node=dedicated"},
+		{"lib/" + WorkFile, "absent", "install cloister-secure.so beside cloister.so"},
 		{"plugstack.conf", "required /usr/lib/cloister/cloister.so node=on-demand\n", "node=dedicated"},
 		{"plugstack.conf", "required other.so\n", "does not load"},
 		{"plugstack.conf", "required /usr/lib/notcloister.so node=dedicated\n", "does not load"},

@@ -2,6 +2,8 @@ package nodecheck
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -35,10 +37,26 @@ func (n Node) plugstack() error {
 		case !slices.Contains(fields[2:], "node="+n.Class):
 			return fmt.Errorf("%s does not give the plugin node=%s, which the policy's class demands: make the line %q", path, n.Class, line)
 		}
+		if err := complete(fields[1]); err != nil {
+			return err
+		}
 		found = true
 	}
 	if !found {
 		return fmt.Errorf("%s does not load %s: add the line %q", path, PluginFile, line)
+	}
+	return nil
+}
+
+// complete says whether the plugin will find its other half. Where a name
+// without a directory leads is Slurm's to say; there the plugin itself refuses.
+func complete(plugin string) error {
+	if !filepath.IsAbs(plugin) {
+		return nil
+	}
+	work := filepath.Join(filepath.Dir(plugin), WorkFile)
+	if _, err := os.Stat(work); err != nil {
+		return fmt.Errorf("the plugin lacks what it loads for a secure step: %w: install %s beside %s", err, WorkFile, PluginFile)
 	}
 	return nil
 }

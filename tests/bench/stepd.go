@@ -18,7 +18,7 @@ const stepdRuns = 7
 // A stepd is the slurmstepd of a running step. Sizes are KiB, as in proc(5).
 type stepd struct {
 	threads, resident, anonymous, proportional float64
-	// Of it, what is mapped from cloister.so.
+	// Of it, what is mapped from the plugin.
 	mapped, pluginResident, pluginProportional float64
 }
 

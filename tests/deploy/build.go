@@ -27,7 +27,7 @@ const (
 )
 
 // artifacts are the files that a build makes, relative to its directory.
-var artifacts = []string{"cloister", "cloister-noded", "cloister-kms", "cloister.so"}
+var artifacts = []string{"cloister", "cloister-noded", "cloister-kms", "cloister.so", "cloister-secure.so"}
 
 // root is the repository, found from the test's or the command's own place.
 func root() (string, error) {

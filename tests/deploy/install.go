@@ -148,6 +148,7 @@ func (in *installer) nodes(ctx context.Context) error {
 		if err := in.put(ctx, node, map[string]string{
 			filepath.Join(in.bin, "cloister-noded"):                         "/usr/sbin/cloister-noded",
 			filepath.Join(in.bin, "cloister.so"):                            "/usr/lib/cloister/cloister.so",
+			filepath.Join(in.bin, "cloister-secure.so"):                     "/usr/lib/cloister/cloister-secure.so",
 			filepath.Join(in.top, "systemd/cloister-noded.service"):         "/etc/systemd/system/cloister-noded.service",
 			filepath.Join(in.top, "systemd/cloister-noded.socket"):          "/etc/systemd/system/cloister-noded.socket",
 			filepath.Join(in.top, "systemd/slurmd.service.d/cloister.conf"): "/etc/systemd/system/slurmd.service.d/cloister.conf",
@@ -184,7 +185,10 @@ func (in *installer) others(ctx context.Context) error {
 		if _, err := in.Output(ctx, node, "install -d -m 755 /usr/lib/cloister"); err != nil {
 			return err
 		}
-		if err := in.put(ctx, node, map[string]string{filepath.Join(in.bin, "cloister.so"): "/usr/lib/cloister/cloister.so"}); err != nil {
+		if err := in.put(ctx, node, map[string]string{
+			filepath.Join(in.bin, "cloister.so"):        "/usr/lib/cloister/cloister.so",
+			filepath.Join(in.bin, "cloister-secure.so"): "/usr/lib/cloister/cloister-secure.so",
+		}); err != nil {
 			return err
 		}
 		if _, err := in.Output(ctx, node, "echo 'required /usr/lib/cloister/cloister.so' > /etc/slurm/plugstack.conf"); err != nil {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -95,10 +96,70 @@ func TestANodeThatIsNotFitSaysWhyAndRunsOrdinaryJobsOnly(t *testing.T) {
 			}
 		})
 	}
+	t.Run("half a plugin", func(t *testing.T) { halfAPlugin(t, s) })
 	if end := run(t, s, "alice", "fit.sealed"); end.State != "COMPLETED" {
 		t.Errorf("once the node is fit again the job is %s: %s", end.State, end.Output)
 	}
 	clean(t, s, cluster.S2)
+}
+
+// halfAPlugin takes away what the plugin loads on a secure node. Nothing of any
+// user's runs there then, a task's epilog included. For a batch job Slurm drains
+// the node: only the administrator can bring this about.
+func halfAPlugin(t *testing.T, s *deploy.Site) {
+	ctx := t.Context()
+	const work, away = "/usr/lib/cloister/cloister-secure.so", "/root/cloister-secure.so"
+	if err := s.Write("bob", "epilog", "#!/bin/sh\ntouch "+deploy.Home("bob")+"/ran\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Upload(ctx, "bob", "epilog"); err != nil {
+		t.Fatal(err)
+	}
+	const step = "cd && chmod +x epilog && rm -f ran && timeout 60 srun -p secure -w s2 --task-epilog=$PWD/epilog echo TASK; ls"
+	try := func() string {
+		t.Helper()
+		r, err := s.RunAs(ctx, "bob", cluster.Login, step)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Stdout + r.Stderr
+	}
+	if out := try(); !has(out, "TASK") || !has(out, "ran") {
+		t.Fatalf("with the whole plugin the step or its epilog does not run, so this test shows nothing: %s", out)
+	}
+	if _, err := s.Output(ctx, cluster.S2, "mv "+work+" "+away); err != nil {
+		t.Fatal(err)
+	}
+	out := try()
+	t.Logf("srun said: %s", out)
+	if has(out, "TASK") || has(out, "ran") {
+		t.Errorf("without half of the plugin something ran: %s", out)
+	}
+	checked, err := s.Run(ctx, cluster.S2, "cloister-noded --check 2>&1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(checked.Stdout, "install cloister-secure.so beside cloister.so") {
+		t.Errorf("--check says %q", checked.Stdout)
+	}
+	id, err := s.Submit(ctx, "alice", "--secure fit.sealed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Output(ctx, cluster.Head, fmt.Sprintf(`for n in $(seq 300); do
+  sinfo -h -n s2 -o %%T | grep -q drained && { scancel %d; exit; }
+  sleep 0.2
+done
+sinfo -h -n s2 -o %%T >&2; exit 1`, id)); err != nil {
+		t.Errorf("the node took a batch job and is not drained: %v", err)
+	}
+	if _, err := s.Output(ctx, cluster.S2, "mv "+away+" "+work); err != nil {
+		t.Fatal(err)
+	}
+	s.Run(ctx, cluster.Head, "scontrol update nodename=s2 state=resume")
+	if err := s.WaitIdle(ctx); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAnOrdinaryJobSpoilsANodeThatWantsAFreshBoot(t *testing.T) {

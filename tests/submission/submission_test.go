@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -174,43 +175,55 @@ func TestASealedJobAndWhatCannotBeJudgedGoOn(t *testing.T) {
 	}
 }
 
-func TestTheLibraryIsLoadedWithSecureAlone(t *testing.T) {
+func TestTheLibrariesAreLoadedWithSecureAlone(t *testing.T) {
 	l := newLogin(t, plugin(t))
-	for line, want := range map[string]bool{
-		"sbatch plain.sh": false, "srun true": false, "salloc true": false, "SLURM_JOB_ID=7 srun --secure true": false,
-		"sbatch --secure job.sealed": true, "srun --secure true": true,
+	const work, check = "cloister-secure.so", "cloister-submit.so"
+	for line, want := range map[string][]string{
+		"sbatch plain.sh": nil, "srun true": nil, "salloc true": nil, "SLURM_JOB_ID=7 srun true": nil,
+		"SLURM_JOB_ID=7 srun --secure true": {work},
+		"sbatch --secure job.sealed":        {work, check}, "srun --secure true": {work, check},
 	} {
 		out := l.shell(t, line, "LD_DEBUG=files")
 		if !strings.Contains(out, "/cloister.so") {
 			t.Fatalf("%s: the plugin itself is not among the files that the linker tells of:\n%s", line, out)
 		}
-		if got := strings.Contains(out, "cloister-submit.so"); got != want {
-			t.Errorf("%s: the library is loaded: %v", line, got)
+		for _, library := range []string{work, check} {
+			if got := strings.Contains(out, library); got != slices.Contains(want, library) {
+				t.Errorf("%s: %s is loaded: %v", line, library, got)
+			}
 		}
 	}
 }
 
-func TestWithoutTheLibraryASubmissionGoesOnWithOneLine(t *testing.T) {
-	b, err := os.ReadFile(plugin(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	alone := filepath.Join(t.TempDir(), "cloister.so")
-	if err := os.WriteFile(alone, b, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	l := newLogin(t, alone)
-	out := l.shell(t, "sbatch --secure plain.sh")
-	if !strings.Contains(out, wentOn) || strings.Count(out, "cloister: ") != 1 || !strings.Contains(out, "not checked before submission, the node will: ") {
-		t.Errorf("%s", out)
-	}
-	// Neither does a file that is no library, or one without the function.
-	for _, content := range []string{"no library", string(b)} {
-		if err := os.WriteFile(filepath.Join(filepath.Dir(alone), "cloister-submit.so"), []byte(content), 0o644); err != nil {
+func TestWithoutALibraryASubmissionGoesOnWithOneLine(t *testing.T) {
+	whole := filepath.Dir(plugin(t))
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(whole, name))
+		if err != nil {
 			t.Fatal(err)
 		}
-		if out := l.shell(t, "sbatch --secure plain.sh"); !strings.Contains(out, wentOn) {
-			t.Errorf("%s", out)
+		return string(b)
+	}
+	it, work := read("cloister.so"), read("cloister-secure.so")
+	for name, files := range map[string]map[string]string{
+		"the plugin alone":             {},
+		"no check":                     {"cloister-secure.so": work},
+		"a check that is no library":   {"cloister-secure.so": work, "cloister-submit.so": "no library"},
+		"a check without the function": {"cloister-secure.so": work, "cloister-submit.so": it},
+		"no library beside the plugin": {"cloister-secure.so": "no library"},
+		"another version beside it":    {"cloister-secure.so": it},
+	} {
+		dir := t.TempDir()
+		files["cloister.so"] = it
+		for file, content := range files {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := newLogin(t, filepath.Join(dir, "cloister.so"))
+		out := l.shell(t, "sbatch --secure plain.sh")
+		if !strings.Contains(out, wentOn) || strings.Count(out, "cloister: ") != 1 || !strings.Contains(out, "not checked before submission, the node will: ") {
+			t.Errorf("%s: %s", name, out)
 		}
 	}
 }
