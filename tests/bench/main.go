@@ -41,7 +41,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (node alone needs a cluster)")
-	rounds := flag.Int("pairs", 500, "how often srun and sbatch are timed with the plugin and without")
+	rounds := flag.Int("pairs", 3500, "how often srun and sbatch are timed with the plugin and without")
 	calm := flag.Duration("calm", time.Minute, "how long to wait for other work to end before that")
 	flag.Parse()
 	if flag.NArg() > 0 || *only != "" && !slices.Contains(parts, *only) || *rounds < 50 {

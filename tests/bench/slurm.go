@@ -57,6 +57,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+MaxJobCount=100000
 NodeName=n[1-%[5]d] NodeHostname=%[1]s NodeAddr=%[2]s Port=[7001-%[6]d] CPUs=%[4]d State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=later Nodes=ALL MaxTime=INFINITE State=DOWN
