@@ -7,36 +7,60 @@
 // confidentiality only: changed ciphertext decrypts to garbage, so whoever
 // needs to know reads through package verity first.
 //
-// The cipher below is golang.org/x/crypto/xts. A faster one has to replace
-// only this package, and keeps x/crypto/xts as its oracle.
+// Where the processor has AES instructions, assembly keeps many blocks in
+// flight, which golang.org/x/crypto/xts does not, one block after the other.
+// That package serves all other processors and the build tag purego, and the
+// tests hold the assembly against it.
 package xts
 
 import (
 	"crypto/aes"
 	"fmt"
+	"unsafe"
 
 	"cloister/secret"
 
 	"golang.org/x/crypto/xts"
 )
 
-// IVUnit is the number of bytes that plain64 counts as one sector.
+//go:generate go run -C ../asm ./xts -out ../xts/block_amd64.s -stubs ../xts/block_amd64.go -pkg xts
+
+// IVUnit is the number of bytes that plain64 counts as one sector. Sectors are
+// whole units.
 const IVUnit = 512
 
 // Cipher holds the expanded key. It is safe for concurrent use.
-type Cipher struct{ c *xts.Cipher }
+type Cipher struct{ sectors sectorCipher }
+
+// A sectorCipher crypts one sector; unit is what its IV counts.
+type sectorCipher interface {
+	Encrypt(dst, src []byte, unit uint64)
+	Decrypt(dst, src []byte, unit uint64)
+}
 
 // New expands a key of 32 bytes (AES-128-XTS) or 64 bytes (AES-256-XTS).
-// The expanded key lives in ordinary memory until it is collected.
 func New(key secret.Bytes) (*Cipher, error) {
 	if n := key.Len(); n != 32 && n != 64 {
 		return nil, fmt.Errorf("expanding an AES-XTS key: %d bytes, want 32 or 64", n)
 	}
-	c, err := xts.NewCipher(aes.NewCipher, key.Reveal())
+	if s := accelerated(key.Reveal()); s != nil {
+		return &Cipher{s}, nil
+	}
+	s, err := xts.NewCipher(aes.NewCipher, key.Reveal())
 	if err != nil {
 		return nil, fmt.Errorf("expanding an AES-XTS key: %w", err)
 	}
-	return &Cipher{c}, nil
+	return &Cipher{s}, nil
+}
+
+// Wipe overwrites the expanded key; the Cipher panics when it is used again.
+// Nobody may be using it. Without AES instructions the expanded key is not
+// within reach and stays in memory until it is collected.
+func (c *Cipher) Wipe() {
+	if s, ok := c.sectors.(interface{ wipe() }); ok {
+		s.wipe()
+	}
+	c.sectors = nil
 }
 
 // Encrypt encrypts src, whole sectors of sectorSize bytes, into dst; offset is
@@ -44,19 +68,29 @@ func New(key secret.Bytes) (*Cipher, error) {
 // must be the same memory or not overlap. Lengths that are no whole sectors
 // are a bug of the caller and panic.
 func (c *Cipher) Encrypt(dst, src []byte, sectorSize int, offset int64) {
-	each(dst, src, sectorSize, offset, c.c.Encrypt)
+	c.check(dst, src, sectorSize, offset)
+	for i := 0; i < len(src); i += sectorSize {
+		c.sectors.Encrypt(dst[i:i+sectorSize], src[i:i+sectorSize], uint64(offset+int64(i))/IVUnit)
+	}
 }
 
 // Decrypt is the inverse of Encrypt.
 func (c *Cipher) Decrypt(dst, src []byte, sectorSize int, offset int64) {
-	each(dst, src, sectorSize, offset, c.c.Decrypt)
+	c.check(dst, src, sectorSize, offset)
+	for i := 0; i < len(src); i += sectorSize {
+		c.sectors.Decrypt(dst[i:i+sectorSize], src[i:i+sectorSize], uint64(offset+int64(i))/IVUnit)
+	}
 }
 
-func each(dst, src []byte, sectorSize int, offset int64, do func(dst, src []byte, sector uint64)) {
-	if sectorSize < IVUnit || len(src)%sectorSize != 0 || len(dst) < len(src) || offset < 0 || offset%int64(sectorSize) != 0 {
+func (c *Cipher) check(dst, src []byte, sectorSize int, offset int64) {
+	if c.sectors == nil {
+		panic("xts: used after Wipe")
+	}
+	if sectorSize <= 0 || sectorSize%IVUnit != 0 || len(src)%sectorSize != 0 || len(dst) < len(src) || offset < 0 || offset%int64(sectorSize) != 0 {
 		panic(fmt.Sprintf("xts: %d bytes at %d in sectors of %d", len(src), offset, sectorSize))
 	}
-	for i := 0; i < len(src); i += sectorSize {
-		do(dst[i:i+sectorSize], src[i:i+sectorSize], uint64(offset+int64(i))/IVUnit)
+	d, s, n := uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(unsafe.Pointer(unsafe.SliceData(src))), uintptr(len(src))
+	if d != s && d < s+n && s < d+n {
+		panic("xts: buffers overlap")
 	}
 }
