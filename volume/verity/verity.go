@@ -21,15 +21,13 @@ import (
 )
 
 const (
-	BlockSize  = 4096            // bytes, of data and of hashes
-	DigestSize = sha256.Size     // bytes
-	SaltSize   = 32              // bytes; the kernel takes up to 256
-	PerBlock   = 128             // digests in a hash block
-	maxBlocks  = 1 << 48         // of data: far beyond 2^60 bytes / 4096, keeps sums from overflowing
-	cacheSize  = 2048            // verified hash blocks that a Verifier keeps, so 8 MiB
-	levelShift = 7               // log2(PerBlock)
-	digestFrom = SaltSize        // in the scratch buffer that is hashed
-	scratch    = SaltSize + 4096 // salt and one block
+	BlockSize  = 4096        // bytes, of data and of hashes
+	DigestSize = sha256.Size // bytes
+	SaltSize   = 32          // bytes; the kernel takes up to 256
+	PerBlock   = 128         // digests in a hash block
+	maxBlocks  = 1 << 48     // of data: far beyond 2^60 bytes / 4096, keeps sums from overflowing
+	cacheSize  = 2048        // verified hash blocks that a Verifier keeps, so 8 MiB
+	levelShift = 7           // log2(PerBlock)
 )
 
 // Layout tells where the levels of a tree lie. Level 0 holds the digests of
@@ -58,22 +56,6 @@ func NewLayout(dataBlocks int64) (Layout, error) {
 		l.Blocks += l.count[i]
 	}
 	return l, nil
-}
-
-// Hasher hashes blocks under one salt. It is for one goroutine.
-type Hasher struct{ buf [scratch]byte }
-
-// NewHasher returns a Hasher for salt, which has SaltSize bytes.
-func NewHasher(salt []byte) *Hasher {
-	h := &Hasher{}
-	copy(h.buf[:SaltSize], salt)
-	return h
-}
-
-// Sum returns the digest of one block of BlockSize bytes.
-func (h *Hasher) Sum(block []byte) [DigestSize]byte {
-	copy(h.buf[digestFrom:], block[:BlockSize])
-	return sha256.Sum256(h.buf[:])
 }
 
 // Builder writes a tree to w, where the tree begins at offset 0. SetLeaves
@@ -121,10 +103,7 @@ func (b *Builder) writeLevel(h *Hasher, level int, at int64, digests, up []byte)
 	blocks := (len(digests) + BlockSize - 1) / BlockSize
 	out := make([]byte, blocks*BlockSize)
 	copy(out, digests)
-	for i := range blocks {
-		d := h.Sum(out[i*BlockSize:])
-		copy(up[i*DigestSize:], d[:])
-	}
+	copy(up, h.Append(nil, out))
 	if _, err := b.w.WriteAt(out, (b.layout.start[level]+at)*BlockSize); err != nil {
 		return fmt.Errorf("writing the hash tree: %w", err)
 	}
@@ -189,6 +168,7 @@ func (v *Verifier) Check(h *Hasher, first int64, data []byte) error {
 	if len(data)%BlockSize != 0 || first < 0 || first+n > v.layout.DataBlocks {
 		return fmt.Errorf("checking blocks %d to %d: outside the volume", first, first+n)
 	}
+	h.digests = h.Append(h.digests[:0], data)
 	var leaf []byte
 	for i := range n {
 		block := first + i
@@ -198,9 +178,8 @@ func (v *Verifier) Check(h *Hasher, first int64, data []byte) error {
 				return err
 			}
 		}
-		d := h.Sum(data[i*BlockSize:])
-		at := block % PerBlock * DigestSize
-		if subtle.ConstantTimeCompare(d[:], leaf[at:at+DigestSize]) != 1 {
+		d, at := h.digests[i*DigestSize:(i+1)*DigestSize], block%PerBlock*DigestSize
+		if subtle.ConstantTimeCompare(d, leaf[at:at+DigestSize]) != 1 {
 			return fmt.Errorf("block %d: %w", block, ErrCorrupt)
 		}
 	}
