@@ -39,6 +39,15 @@ type outFile struct {
 	from *ext4.File
 	xs   []ext4.Xattr
 	refs atomic.Int64
+
+	writing sync.Mutex // see parallel
+}
+
+func (o *outFile) write(b []byte, at int64) error {
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	_, err := o.f.WriteAt(b, at)
+	return err
 }
 
 // release closes the file with its last piece and drops its hold on dir.
@@ -144,7 +153,7 @@ func (x *extractor) copyPiece(h *verity.Hasher, buf []byte, t task) error {
 		return err
 	}
 	n := min(t.n, t.out.from.Size-t.at)
-	if _, err := t.out.f.WriteAt(buf[:n], t.at); err != nil {
+	if err := t.out.write(buf[:n], t.at); err != nil {
 		return err
 	}
 	x.progress.add(n)

@@ -92,6 +92,9 @@ func create(ctx context.Context, o CreateOptions) (_ Pinned, _ Keys, err error) 
 	}
 	w := writer{o: o}
 	defer func() {
+		if w.cipher != nil {
+			w.cipher.Wipe()
+		}
 		if err != nil {
 			w.abandon()
 			keys.Wipe()
@@ -140,9 +143,10 @@ type writer struct {
 	salt   []byte
 	tree   *verity.Builder
 
-	next atomic.Int64 // the next chunk to be done
-	mu   sync.Mutex
-	done int64
+	next    atomic.Int64 // the next chunk to be done
+	writing sync.Mutex   // of f; see parallel
+	mu      sync.Mutex
+	done    int64
 }
 
 func (w *writer) planTree() error {
@@ -315,7 +319,7 @@ func (w *writer) chunk(hasher *verity.Hasher, src *sources, buf []byte, off int6
 			return err
 		}
 		w.cipher.Encrypt(used, used, luks2.SectorSize, off)
-		if _, err := w.f.WriteAt(used, w.pinned.PayloadOffset+off); err != nil {
+		if err := w.write(used, w.pinned.PayloadOffset+off); err != nil {
 			return err
 		}
 	}
@@ -328,11 +332,7 @@ func (w *writer) leaves(hasher *verity.Hasher, used []byte, first, blocks int64)
 	if w.tree == nil {
 		return nil
 	}
-	digests := make([]byte, 0, blocks*verity.DigestSize)
-	for at := 0; at < len(used); at += verity.BlockSize {
-		d := hasher.Sum(used[at:])
-		digests = append(digests, d[:]...)
-	}
+	digests := hasher.Append(make([]byte, 0, blocks*verity.DigestSize), used)
 	zero := w.tree.ZeroDigest()
 	for int64(len(digests)) < blocks*verity.DigestSize {
 		digests = append(digests, zero[:]...)
@@ -347,4 +347,12 @@ func (w *writer) toWrite(first, blocks int64) int64 {
 		return blocks // zeros become noise like everything else
 	}
 	return w.im.Used(first, blocks)
+}
+
+// write writes b at the volume's byte at.
+func (w *writer) write(b []byte, at int64) error {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	_, err := w.f.WriteAt(b, at)
+	return err
 }

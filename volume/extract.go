@@ -178,7 +178,7 @@ func (x *extractor) run(ctx context.Context, src *ext4.FS) error {
 		}
 		walked <- err
 	}()
-	err := parallel(ctx, func(ctx context.Context) error { return x.copyAll(ctx) })
+	err := parallel(ctx, x.copyAll)
 	cancel(err)
 	for t := range x.tasks { // after a failure: let the walk end, close its files
 		t.out.release()

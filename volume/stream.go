@@ -78,8 +78,7 @@ func (w *writer) writeBatches(ctx context.Context, batches <-chan batch) error {
 
 func (w *writer) encrypt(buf []byte, off int64) error {
 	w.cipher.Encrypt(buf, buf, luks2.SectorSize, off)
-	_, err := w.f.WriteAt(buf, int64(luks2.PayloadOffset)+off)
-	return err
+	return w.write(buf, int64(luks2.PayloadOffset)+off)
 }
 
 // fill writes count blocks from first on, which produce makes, on all cores.

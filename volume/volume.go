@@ -130,29 +130,34 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 	}
 	f, size, err := openRegular(path)
 	if err != nil {
+		c.Wipe()
 		return nil, fmt.Errorf("opening the volume: %w", err)
 	}
 	v := &payload{f: f, pinned: p, cipher: c}
 	if p.Verity == nil {
 		if err := lock(f, false); err != nil {
-			f.Close()
+			v.Close()
 			return nil, fmt.Errorf("opening the volume %s: %w", path, err)
 		}
 	}
 	if size < p.End() {
-		f.Close()
+		v.Close()
 		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: %w", path, size, p.End(), ErrCutOff)
 	}
 	if p.Verity != nil {
 		if v.tree, err = p.Verity.verifier(f, p.PayloadSize); err != nil {
-			f.Close()
+			v.Close()
 			return nil, fmt.Errorf("opening the volume %s: %w", path, err)
 		}
 	}
 	return v, nil
 }
 
-func (v *payload) Close() error { return v.f.Close() }
+// Close wipes the expanded key. Nobody may be reading.
+func (v *payload) Close() error {
+	v.cipher.Wipe()
+	return v.f.Close()
+}
 
 // fileSystem opens the file system in the payload.
 func (v *payload) fileSystem() (*ext4.FS, error) {
@@ -210,13 +215,15 @@ func (v *payload) ReadAt(b []byte, off int64) (int, error) {
 	return len(b), nil
 }
 
-// parallel runs work on every core until all are done, one fails or ctx ends.
-// Each worker takes tasks from next until that returns false.
+// parallel runs work on one goroutine more than there are cores, to compute while
+// another waits, until all are done, one fails or ctx ends. Linux lets one thread
+// at a time write into a file while the others spin: who writes in work holds a
+// lock of ours.
 func parallel(ctx context.Context, work func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	for range runtime.GOMAXPROCS(0) + 1 {
 		wg.Go(func() {
 			if err := work(ctx); err != nil {
 				cancel(err)

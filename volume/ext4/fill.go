@@ -24,10 +24,13 @@ func (im *Image) Used(first, count int64) int64 {
 // is a multiple of BlockSize. Unused blocks become zeros. An error from open
 // or from reading names the file.
 func (im *Image) Fill(buf []byte, first int64, open Contents) error {
-	clear(buf)
 	n := im.Used(first, int64(len(buf))/BlockSize)
 	content := int64(im.contents())
-	for b := first; b < first+n && b < content; b++ {
+	// The regions follow without a gap and fill their blocks.
+	metadata := min(max(0, content-first), n)
+	clear(buf[:metadata*BlockSize])
+	clear(buf[n*BlockSize:])
+	for b := first; b < first+metadata; b++ {
 		im.metadata(buf[(b-first)*BlockSize:][:BlockSize], uint32(b))
 	}
 	k := sort.Search(len(im.regions), func(k int) bool {
@@ -46,9 +49,11 @@ func (im *Image) Fill(buf []byte, first int64, open Contents) error {
 
 // region produces blocks of one region, from its block number skip on.
 func (im *Image) region(buf []byte, r region, skip uint32, open Contents) error {
-	switch r.kind {
-	case regionData:
+	if r.kind == regionData {
 		return r.file(buf, skip, open)
+	}
+	clear(buf)
+	switch r.kind {
 	case regionDir:
 		for k := 0; k*BlockSize < len(buf); k++ {
 			im.dirBlock(buf[k*BlockSize:][:BlockSize], r.inode, int(skip)+k)
@@ -71,6 +76,7 @@ func (r region) file(buf []byte, skip uint32, open Contents) error {
 	}
 	off := (int64(r.logical) + int64(skip)) * BlockSize
 	want := min(int64(len(buf)), r.inode.Size-off)
+	clear(buf[want:])
 	n, err := f.ReadAt(buf[:want], off)
 	if int64(n) == want {
 		return nil

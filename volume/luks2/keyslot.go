@@ -69,6 +69,7 @@ func (k keyslot) open(r io.ReaderAt, passphrase secret.Bytes) (secret.Bytes, err
 	if err != nil {
 		return secret.Bytes{}, err
 	}
+	defer c.Wipe()
 	c.Decrypt(split.Reveal(), split.Reveal(), areaSectorSize, 0)
 	h, err := hashByName(k.AF.Hash)
 	if err != nil {
@@ -97,6 +98,7 @@ func (k keyslot) seal(rand io.Reader, volumeKey, passphrase secret.Bytes) ([]byt
 	if err != nil {
 		return nil, err
 	}
+	defer c.Wipe()
 	whole := out[:roundUp(len(split), areaSectorSize)]
 	c.Encrypt(whole, whole, areaSectorSize, 0)
 	return out, nil
