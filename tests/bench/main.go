@@ -79,11 +79,13 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 		if err != nil {
 			return err
 		}
-		v, err := measureVolumes(ctx, bin)
+		sets, err := measureVolumes(ctx, bin)
 		if err != nil {
 			return err
 		}
-		v.print()
+		for _, v := range sets {
+			v.print()
+		}
 	}
 	if !wanted("node") {
 		return nil
