@@ -87,7 +87,9 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		store.close() // an open namespace would keep the volumes in use
 		if err := session.Undo(d.journal, r, d.steps(&live{record: r}, nil)); err != nil {
 			d.fence(log, fmt.Errorf("undoing session %s: %w", r.ID, err))
+			continue
 		}
+		go d.cancel(r.Job, log) // Slurm need not be up before noded
 	}
 	if d.dedicated() {
 		d.watchLocked(ctx)

@@ -44,8 +44,15 @@ type Config struct {
 	Log    *zap.Logger
 	// Systemd keeps descriptors across restarts and shows the status.
 	Systemd Systemd
-	// Drain takes the node out of Slurm's service.
-	Drain func(ctx context.Context, reason string) error
+	Slurm   Slurm
+}
+
+// Slurm is what noded asks of the cluster.
+type Slurm interface {
+	// Drain takes the node out of service.
+	Drain(ctx context.Context, reason string) error
+	// Cancel ends a job that runs on this node.
+	Cancel(ctx context.Context, job uint32) error
 }
 
 // A Daemon is one node's daemon.
@@ -61,7 +68,7 @@ type Daemon struct {
 	runDir     string
 	log        *zap.Logger
 	systemd    Systemd
-	drain      func(context.Context, string) error
+	slurm      Slurm
 	lock       lockdown.Lock
 	filter     lockdown.Filter
 	doors      lockdown.Doors
@@ -82,7 +89,7 @@ type Daemon struct {
 // New makes a daemon. It does not touch the node before Start.
 func New(c Config) *Daemon {
 	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, check: c.Check, memory: c.Memory, journal: c.Journal,
-		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, drain: c.Drain, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}, watches: map[string]running{}}
+		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, slurm: c.Slurm, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}, watches: map[string]running{}}
 }
 
 // Start brings the node to where it must be before slurmd and sshd start: a

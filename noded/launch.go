@@ -221,8 +221,11 @@ type outcome struct {
 	err error
 }
 
+// unsaid: slurmstepd is gone, or cannot be heard.
+func (o outcome) unsaid() bool { return o.end.Died || o.err != nil }
+
 func (o outcome) log(log *zap.Logger) {
-	if o.end.Died || o.err != nil {
+	if o.unsaid() {
 		log.Warn("ending the job", zap.Bool("slurmstepd is gone", o.end.Died), zap.Error(o.err))
 		return
 	}
@@ -235,7 +238,7 @@ func (o outcome) tell() []string {
 	const next = "next: read what it printed in the volume: cloister volume extract"
 	status := syscall.WaitStatus(o.end.Status)
 	switch {
-	case o.end.Died || o.err != nil:
+	case o.unsaid():
 		return nil // nobody is there to read it
 	case status.Signaled():
 		return []string{fmt.Sprintf("the script was ended by signal %d (%s)", status.Signal(), status.Signal()), next}
@@ -273,6 +276,9 @@ func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcom
 		return
 	}
 	log.Info("released", zap.Duration("took", time.Since(began)))
+	if o.unsaid() {
+		d.cancel(l.slurmJob, log)
+	}
 	var said []string
 	if l.why != nil {
 		said = append(said, strings.ReplaceAll("the node ended the job: "+l.why.Error(), "\n", "; "))
@@ -328,10 +334,23 @@ func (d *Daemon) giveUp(log *zap.Logger, reason string, err error) {
 	d.fenced = reason
 	d.mu.Unlock()
 	log.Error("incident: the node is drained: "+reason, zap.Error(err))
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), slurmLimit)
 	defer cancel()
-	if err := d.drain(ctx, "cloister: "+reason+", see journalctl -u cloister-noded"); err != nil {
+	if err := d.slurm.Drain(ctx, "cloister: "+reason+", see journalctl -u cloister-noded"); err != nil {
 		log.Error("draining the node", zap.Error(err))
+	}
+}
+
+// slurmLimit bounds a call to Slurm, whose clients try for minutes.
+const slurmLimit = 30 * time.Second
+
+// cancel tells Slurm of a job that is over though no slurmstepd said so: else it
+// would be RUNNING, and hold the node, until its time limit.
+func (d *Daemon) cancel(job uint32, log *zap.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), slurmLimit)
+	defer cancel()
+	if err := d.slurm.Cancel(ctx, job); err != nil {
+		log.Error("the job is over, but Slurm could not be told", zap.Error(err))
 	}
 }
 

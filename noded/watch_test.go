@@ -22,13 +22,18 @@ func (noSystemd) Status(string)               {}
 func (noSystemd) Keep(string, *os.File) error { return nil }
 func (noSystemd) Forget(string)               {}
 
+type countedSlurm struct{ drained *atomic.Int32 }
+
+func (s countedSlurm) Drain(context.Context, string) error  { s.drained.Add(1); return nil }
+func (s countedSlurm) Cancel(context.Context, uint32) error { return nil }
+
 // idleDaemon is one that has done nothing yet; drained counts its calls for
 // help.
 func idleDaemon(class policy.Class) (d *Daemon, drained *atomic.Int32) {
 	drained = new(atomic.Int32)
 	return New(Config{
 		Policy: &policy.Policy{Class: class}, Check: func() []string { return nil }, Log: zap.NewNop(), Systemd: noSystemd{}, Node: "s2",
-		Drain: func(context.Context, string) error { drained.Add(1); return nil },
+		Slurm: countedSlurm{drained},
 	}), drained
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -121,7 +120,7 @@ func build(c Config, p *policy.Policy, node nodecheck.Node, log *zap.Logger) (*n
 	}
 	return noded.New(noded.Config{
 		Policy: p, Identities: ids, KMS: client, Node: c.Node, Check: node.Check, Memory: node.WatchMemory, Journal: journal, Replay: seen,
-		RunDir: c.RunDir, Log: log, Systemd: noded.Notifier{}, Drain: drainer(c.Node),
+		RunDir: c.RunDir, Log: log, Systemd: noded.Notifier{}, Slurm: slurm{c.Node},
 	}), nil
 }
 
@@ -196,16 +195,4 @@ func inherited() (listener *os.File, kept []*os.File, err error) {
 		return nil, nil, errors.New("no socket from systemd: start cloister-noded.socket first")
 	}
 	return listener, kept, nil
-}
-
-// drainer asks Slurm to give the node no more jobs. Slurm's clients retry for
-// minutes, so the caller's context must end.
-func drainer(node string) func(context.Context, string) error {
-	return func(ctx context.Context, reason string) error {
-		out, err := exec.CommandContext(ctx, "scontrol", "update", "nodename="+node, "state=drain", "reason="+reason).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("scontrol: %w: %s", err, strings.TrimSpace(string(out)))
-		}
-		return nil
-	}
 }

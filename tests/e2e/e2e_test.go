@@ -194,8 +194,15 @@ func TestSlurmstepdKilledEndsTheJobAndCleansTheNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		if left == "" {
-			return
+			break
 		}
 	}
-	t.Errorf("after slurmstepd was killed there is left on the node: %s", left)
+	if left != "" {
+		t.Errorf("after slurmstepd was killed there is left on the node: %s", left)
+	}
+	// Slurm itself would have it running until its time limit.
+	if end, err := s.Wait(ctx, "alice", id, time.Minute); err != nil || end.State != "CANCELLED" {
+		t.Errorf("after slurmstepd was killed the job is %s: %v", end.State, err)
+	}
+	clean(t, s, cluster.S2)
 }
