@@ -152,14 +152,6 @@ func oneIdentity(site string) string {
 }
 
 func decrypts(s *deploy.Site, name string, ids []age.Identity) error {
-	file, err := os.ReadFile(filepath.Join(s.LaptopDir("alice"), name+".sealed"))
-	if err != nil {
-		return err
-	}
-	env, err := format.Parse(file)
-	if err != nil {
-		return err
-	}
-	_, _, err = env.Decrypt(ids...)
+	_, err := opened(s, name, ids)
 	return err
 }

@@ -1,7 +1,8 @@
 // Command probe is what attackers of package attacks run on the nodes: it
-// listens, connects, scans with raw packets, spies on other processes and
-// leaves things behind. It is one static program, so that it needs nothing of
-// a node, and Go, because the nodes have neither a scanner nor a debugger.
+// listens, connects, scans with raw packets, spies on other processes, asks the
+// key server and leaves things behind. It is one static program, so that it needs
+// nothing of a node, and Go, because the nodes have neither a scanner nor a
+// debugger.
 package main
 
 import (
@@ -13,7 +14,7 @@ import (
 
 var verbs = map[string]func(args []string) error{
 	"listen": listen, "connect": connect, "scan": scan, "sweep": sweep,
-	"spy": spy, "cling": cling, "key": key, "queue": queue, "socket": socket,
+	"spy": spy, "cling": cling, "key": key, "queue": queue, "socket": socket, "redeem": redeem,
 }
 
 func main() {
