@@ -72,8 +72,11 @@ func look(uid string, secret []byte) (found []string) {
 			note(group, "read its memory")
 		}
 		if err := syscall.PtraceAttach(pid); err == nil {
-			syscall.Wait4(pid, nil, syscall.WALL, nil) // or it would stay stopped
+			syscall.Wait4(pid, nil, syscall.WALL, nil)
 			syscall.PtraceDetach(pid)
+			// What was waited for may be another stop than the attach's, which
+			// would then stop it for good.
+			syscall.Kill(pid, syscall.SIGCONT)
 			note(group, "traced it")
 		}
 		if syscall.Kill(pid, 0) == nil {
