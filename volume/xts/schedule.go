@@ -39,15 +39,13 @@ func (s *schedule) parts() (encrypt, decrypt, tweak []byte) {
 
 func (s *schedule) wipe() { s.keys.Wipe() }
 
-func (s *schedule) Encrypt(dst, src []byte, unit uint64) {
+func (s *schedule) encrypt(dst, src []byte, iv [2]uint64) {
 	keys, _, tweak := s.parts()
-	iv := [2]uint64{unit, 0}
 	encrypt(&keys[0], &tweak[0], s.rounds, &iv, &dst[0], &src[0], len(src))
 }
 
-func (s *schedule) Decrypt(dst, src []byte, unit uint64) {
+func (s *schedule) decrypt(dst, src []byte, iv [2]uint64) {
 	_, keys, tweak := s.parts()
-	iv := [2]uint64{unit, 0}
 	decrypt(&keys[0], &tweak[0], s.rounds, &iv, &dst[0], &src[0], len(src))
 }
 

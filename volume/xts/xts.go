@@ -1,5 +1,6 @@
 // Package xts encrypts and decrypts runs of disk sectors as the kernel's
-// dm-crypt does with the cipher aes-xts-plain64.
+// dm-crypt does with the cipher aes-xts-plain64, and single sectors as it does
+// with aes-xts-random.
 //
 // The IV of a sector is its byte offset in units of 512 bytes, whatever the
 // sector size: that is dm-crypt's plain64 without iv_large_sectors
@@ -9,18 +10,17 @@
 //
 // Where the processor has AES instructions, assembly keeps many blocks in
 // flight, which golang.org/x/crypto/xts does not, one block after the other.
-// That package serves all other processors and the build tag purego, and the
-// tests hold the assembly against it.
+// That package serves all other processors and the build tag purego where IVs
+// are counted, and the tests hold everything else against it.
 package xts
 
 import (
 	"crypto/aes"
+	"encoding/binary"
 	"fmt"
 	"unsafe"
 
 	"cloister/secret"
-
-	"golang.org/x/crypto/xts"
 )
 
 //go:generate go run -C ../asm ./xts -out ../xts/block_amd64.s -stubs ../xts/block_amd64.go -pkg xts
@@ -32,11 +32,14 @@ const IVUnit = 512
 // Cipher holds the expanded key. It is safe for concurrent use.
 type Cipher struct{ sectors sectorCipher }
 
-// A sectorCipher crypts one sector; unit is what its IV counts.
+// A sectorCipher crypts one sector; iv is its IV as two little-endian numbers.
 type sectorCipher interface {
-	Encrypt(dst, src []byte, unit uint64)
-	Decrypt(dst, src []byte, unit uint64)
+	encrypt(dst, src []byte, iv [2]uint64)
+	decrypt(dst, src []byte, iv [2]uint64)
 }
+
+// IVSize is the length in bytes of an IV that is not counted but given.
+const IVSize = aes.BlockSize
 
 // New expands a key of 32 bytes (AES-128-XTS) or 64 bytes (AES-256-XTS).
 func New(key secret.Bytes) (*Cipher, error) {
@@ -46,7 +49,7 @@ func New(key secret.Bytes) (*Cipher, error) {
 	if s := accelerated(key.Reveal()); s != nil {
 		return &Cipher{s}, nil
 	}
-	s, err := xts.NewCipher(aes.NewCipher, key.Reveal())
+	s, err := newPortable(key.Reveal())
 	if err != nil {
 		return nil, fmt.Errorf("expanding an AES-XTS key: %w", err)
 	}
@@ -70,7 +73,7 @@ func (c *Cipher) Wipe() {
 func (c *Cipher) Encrypt(dst, src []byte, sectorSize int, offset int64) {
 	c.check(dst, src, sectorSize, offset)
 	for i := 0; i < len(src); i += sectorSize {
-		c.sectors.Encrypt(dst[i:i+sectorSize], src[i:i+sectorSize], uint64(offset+int64(i))/IVUnit)
+		c.sectors.encrypt(dst[i:i+sectorSize], src[i:i+sectorSize], [2]uint64{uint64(offset+int64(i)) / IVUnit})
 	}
 }
 
@@ -78,8 +81,29 @@ func (c *Cipher) Encrypt(dst, src []byte, sectorSize int, offset int64) {
 func (c *Cipher) Decrypt(dst, src []byte, sectorSize int, offset int64) {
 	c.check(dst, src, sectorSize, offset)
 	for i := 0; i < len(src); i += sectorSize {
-		c.sectors.Decrypt(dst[i:i+sectorSize], src[i:i+sectorSize], uint64(offset+int64(i))/IVUnit)
+		c.sectors.decrypt(dst[i:i+sectorSize], src[i:i+sectorSize], [2]uint64{uint64(offset+int64(i)) / IVUnit})
 	}
+}
+
+// EncryptSector encrypts one sector under an IV of IVSize bytes that the caller
+// chose, as dm-crypt does with the IV generator "random". dst and src are as for
+// Encrypt.
+func (c *Cipher) EncryptSector(dst, src, iv []byte) {
+	c.check(dst, src, len(src), 0)
+	c.sectors.encrypt(dst[:len(src)], src, numbers(iv))
+}
+
+// DecryptSector is the inverse of EncryptSector.
+func (c *Cipher) DecryptSector(dst, src, iv []byte) {
+	c.check(dst, src, len(src), 0)
+	c.sectors.decrypt(dst[:len(src)], src, numbers(iv))
+}
+
+func numbers(iv []byte) [2]uint64 {
+	if len(iv) != IVSize {
+		panic(fmt.Sprintf("xts: IV of %d bytes", len(iv)))
+	}
+	return [2]uint64{binary.LittleEndian.Uint64(iv), binary.LittleEndian.Uint64(iv[8:])}
 }
 
 func (c *Cipher) check(dst, src []byte, sectorSize int, offset int64) {
