@@ -17,6 +17,20 @@ type Params struct {
 	// PayloadSize is the fixed length of the segment in bytes, a multiple of
 	// SectorSize. Zero means that it reaches to the file's end.
 	PayloadSize int64
+	// Authenticated is for a payload with dm-integrity's tags of HMAC-SHA256. The
+	// volume key then has AuthenticatedKeySize bytes.
+	Authenticated bool
+}
+
+func (p Params) segment() segment {
+	s := segment{Type: "crypt", Offset: PayloadOffset, Size: "dynamic", Encryption: cipherName, SectorSize: SectorSize}
+	if p.PayloadSize > 0 {
+		s.Size = fmt.Sprint(p.PayloadSize)
+	}
+	if p.Authenticated {
+		s.Encryption, s.Integrity = authenticatedCipher, &hmacSHA256
+	}
+	return s
 }
 
 // Encode returns the bytes that begin a new volume: both headers and one
@@ -25,8 +39,9 @@ type Params struct {
 //
 // keyslotKey must be 256 random bits: the keyslot's derivation is RandomKey.
 func Encode(rand io.Reader, p Params, volumeKey, keyslotKey secret.Bytes) ([]byte, error) {
-	if volumeKey.Len() != VolumeKeySize || keyslotKey.Len() != KeyslotKeySize {
-		return nil, fmt.Errorf("making a LUKS2 header: keys of %d and %d bytes, want %d and %d", volumeKey.Len(), keyslotKey.Len(), VolumeKeySize, KeyslotKeySize)
+	seg := p.segment()
+	if volumeKey.Len() != seg.keySize() || keyslotKey.Len() != KeyslotKeySize {
+		return nil, fmt.Errorf("making a LUKS2 header: keys of %d and %d bytes, want %d and %d", volumeKey.Len(), keyslotKey.Len(), seg.keySize(), KeyslotKeySize)
 	}
 	if err := ValidUUID(p.UUID); err != nil {
 		return nil, fmt.Errorf("making a LUKS2 header: %w", err)
@@ -44,11 +59,7 @@ func Encode(rand io.Reader, p Params, volumeKey, keyslotKey secret.Bytes) ([]byt
 	if _, err := io.ReadFull(rand, salts); err != nil {
 		return nil, fmt.Errorf("reading random bytes: %w", err)
 	}
-	size := "dynamic"
-	if p.PayloadSize > 0 {
-		size = fmt.Sprint(p.PayloadSize)
-	}
-	slot := newKeyslot(VolumeKeySize, 2*headerSize, RandomKey.withSalt(salts[:saltSize]))
+	slot := newKeyslot(volumeKey.Len(), 2*headerSize, RandomKey.withSalt(salts[:saltSize]))
 	dig := digest{
 		Type: "pbkdf2", Keyslots: []string{"0"}, Segments: []string{"0"},
 		Hash: "sha256", Iterations: MinIterations, Salt: salts[saltSize : 2*saltSize],
@@ -61,9 +72,12 @@ func Encode(rand io.Reader, p Params, volumeKey, keyslotKey secret.Bytes) ([]byt
 	m := &metadata{
 		Keyslots: map[string]keyslot{"0": slot},
 		Tokens:   map[string]json.RawMessage{},
-		Segments: map[string]segment{"0": {Type: "crypt", Offset: PayloadOffset, Size: size, Encryption: cipherName, SectorSize: SectorSize}},
+		Segments: map[string]segment{"0": seg},
 		Digests:  map[string]digest{"0": dig},
 		Config:   config{JSONSize: headerSize - binarySize, KeyslotsSize: PayloadOffset - 2*headerSize},
+	}
+	if p.Authenticated {
+		m.Config.Flags = []string{"no-journal"} // for dm-integrity's, as cryptsetup understands it
 	}
 	text, err := json.Marshal(m)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"testing"
+
+	"cloister/secret"
 )
 
 // fuzzSize is that of the file which the fuzzed headers claim to describe: room
@@ -23,6 +25,11 @@ func FuzzRead(f *testing.F) {
 	f.Add(text)
 	f.Add(bytes.Replace(text, []byte(`"dynamic"`), []byte(`"4096"`), 1))
 	f.Add([]byte(`{}`))
+	tags, err := Encode(zeroes{}, Params{UUID: testUUID, Authenticated: true}, secret.Alloc(AuthenticatedKeySize), kk)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(bytes.TrimRight(tags[binarySize:headerSize], "\x00"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if len(text) > headerSize-binarySize {
 			return
@@ -35,7 +42,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if h.Cipher != cipherName || h.PayloadSize <= 0 || h.PayloadOffset < 2*headerSize || h.PayloadOffset+h.PayloadSize > fuzzSize {
+		if h.Cipher != cipherName && !h.Authenticated || h.Authenticated && h.Cipher != authenticatedCipher || h.PayloadSize <= 0 || h.PayloadOffset < 2*headerSize || h.PayloadOffset+h.PayloadSize > fuzzSize {
 			t.Errorf("accepted %+v", h)
 		}
 		e := editor{size: fuzzSize, disk: *h.disk, meta: *h.disk.meta}

@@ -8,9 +8,9 @@
 //
 // It reads with strict rules and bounded costs, for the file may come from an
 // attacker; it uses the secondary header when the primary is damaged. It
-// refuses null ciphers, every cipher but aes-xts-plain64, more than one
-// segment, integrity segments, re-encryption in progress and key derivations
-// that would exhaust memory.
+// refuses null ciphers, every cipher but aes-xts-plain64 and, with HMAC-SHA256,
+// aes-xts-random, more than one segment, re-encryption in progress and key
+// derivations that would exhaust memory.
 //
 // It says nothing about the payload's truth: whoever can write the file can
 // swap the header. Code that opens volumes uses pinned parameters and a known
@@ -38,6 +38,9 @@ const (
 	SectorSize = 4096
 	// VolumeKeySize is that of AES-256-XTS, in bytes.
 	VolumeKeySize = 64
+	// AuthenticatedKeySize is that of an authenticated volume, in bytes: 32 for
+	// HMAC-SHA256 follow.
+	AuthenticatedKeySize = 96
 	// KeyslotKeySize is that of the generated key for the keyslot, in bytes.
 	KeyslotKeySize = 32
 
@@ -67,7 +70,8 @@ type Header struct {
 	Cipher        string
 	SectorSize    int   // bytes
 	PayloadOffset int64 // bytes
-	PayloadSize   int64 // bytes; for a dynamic segment, up to the file's end
+	PayloadSize   int64 // bytes, with tags; for a dynamic segment, up to the file's end
+	Authenticated bool  // by HMAC-SHA256, with a key of AuthenticatedKeySize
 	Keyslots      []Keyslot
 	Tokens        int
 	// Primary and Secondary tell why that copy of the header does not count;
@@ -92,6 +96,7 @@ func Read(r io.ReaderAt, size int64) (*Header, error) {
 	}
 	h.Label, h.UUID, h.Sequence, h.Tokens = best.label, best.uuid, best.seqID, len(best.meta.Tokens)
 	h.Cipher, h.SectorSize, h.PayloadOffset, h.PayloadSize = seg.Encryption, seg.SectorSize, int64(seg.Offset), length
+	h.Authenticated = seg.Integrity != nil
 	h.disk = best
 	order, err := ids(best.meta.Keyslots)
 	if err != nil {

@@ -64,8 +64,15 @@ type segment struct {
 	IVTweak    u64             `json:"iv_tweak"`
 	Encryption string          `json:"encryption"`
 	SectorSize int             `json:"sector_size"`
-	Integrity  json.RawMessage `json:"integrity,omitempty"`
+	Integrity  *authentication `json:"integrity,omitempty"`
 	Flags      []string        `json:"flags,omitempty"`
+}
+
+// authentication is the object integrity of an authenticated segment.
+type authentication struct {
+	Type              string `json:"type"`
+	JournalEncryption string `json:"journal_encryption"`
+	JournalIntegrity  string `json:"journal_integrity"`
 }
 
 type digest struct {

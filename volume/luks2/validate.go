@@ -13,19 +13,22 @@ import (
 // default (argon2id with at most 1 GiB, 4 threads; pbkdf2 for 2 seconds) and
 // bound what a hostile header can cost.
 const (
-	MaxArgonMemory   = 2 << 20    // KiB, so 2 GiB
-	MaxArgonTime     = 64         // passes
-	MaxArgonWork     = 16 << 20   // memory in KiB × passes
-	MaxArgonCPUs     = 16         // lanes
-	MaxIterations    = 50_000_000 // pbkdf2
-	MinIterations    = 1000       // pbkdf2; cryptsetup refuses less
-	maxKeyslotsSize  = 128 << 20  // cryptsetup's LUKS2_MAX_KEYSLOTS_SIZE
-	maxDevice        = 1 << 60
-	afStripes        = 4000 // the only value that the format allows
-	maxSalt          = 64
-	areaAlign        = 4096
-	areaSectorSize   = 512
-	cipherName       = "aes-xts-plain64"
+	MaxArgonMemory  = 2 << 20    // KiB, so 2 GiB
+	MaxArgonTime    = 64         // passes
+	MaxArgonWork    = 16 << 20   // memory in KiB × passes
+	MaxArgonCPUs    = 16         // lanes
+	MaxIterations   = 50_000_000 // pbkdf2
+	MinIterations   = 1000       // pbkdf2; cryptsetup refuses less
+	maxKeyslotsSize = 128 << 20  // cryptsetup's LUKS2_MAX_KEYSLOTS_SIZE
+	maxDevice       = 1 << 60
+	afStripes       = 4000 // the only value that the format allows
+	maxSalt         = 64
+	areaAlign       = 4096
+	areaSectorSize  = 512
+	cipherName      = "aes-xts-plain64"
+
+	authenticatedCipher = "aes-xts-random"
+
 	nullCipherPrefix = "cipher_null"
 )
 
@@ -119,8 +122,8 @@ func (k keyslot) validate() error {
 	if k.Type != "luks2" {
 		return fmt.Errorf("type %.32q is not supported", k.Type)
 	}
-	if k.KeySize != 32 && k.KeySize != 64 {
-		return fmt.Errorf("key size %d is not 32 or 64 bytes", k.KeySize)
+	if k.KeySize != 32 && k.KeySize != 64 && k.KeySize != AuthenticatedKeySize {
+		return fmt.Errorf("key size %d is not 32, 64 or %d bytes", k.KeySize, AuthenticatedKeySize)
 	}
 	if k.Priority != nil && (*k.Priority < 0 || *k.Priority > 2) {
 		return errors.New("priority is not 0, 1 or 2")
@@ -185,13 +188,10 @@ func (m *metadata) validSegment(from, deviceSize int64) error {
 	if s.Type != "crypt" {
 		return fmt.Errorf("segment type %.32q is not supported", s.Type)
 	}
-	if s.Integrity != nil {
-		return errors.New("segment with integrity metadata is not supported")
-	}
 	if len(s.Flags) > 0 {
 		return fmt.Errorf("segment flag %.32q is not supported", s.Flags[0])
 	}
-	if err := validCipher(s.Encryption); err != nil {
+	if err := s.validCipher(); err != nil {
 		return err
 	}
 	switch s.SectorSize {
@@ -214,6 +214,33 @@ func (m *metadata) validSegment(from, deviceSize int64) error {
 		return fmt.Errorf("segment of %d bytes at %d does not fit a file of %d bytes in whole sectors", size, off, deviceSize)
 	}
 	return nil
+}
+
+// hmacSHA256 is the one authentication that is supported, as cryptsetup writes it
+// for --integrity hmac-sha256.
+var hmacSHA256 = authentication{Type: "hmac(sha256)", JournalEncryption: "none", JournalIntegrity: "none"}
+
+// validCipher wants the authenticated cipher with an integrity object and the
+// other without.
+func (s segment) validCipher() error {
+	if s.Integrity == nil {
+		return validCipher(s.Encryption)
+	}
+	if *s.Integrity != hmacSHA256 {
+		return fmt.Errorf("integrity %.32q is not supported: only %s without a journal's key is", s.Integrity.Type, hmacSHA256.Type)
+	}
+	if s.Encryption != authenticatedCipher || s.SectorSize != SectorSize {
+		return fmt.Errorf("cipher %.32q with integrity and sectors of %d bytes is not supported: only %s and %d are", s.Encryption, s.SectorSize, authenticatedCipher, SectorSize)
+	}
+	return nil
+}
+
+// keySize is the length of the keys that Encode takes, in bytes.
+func (s segment) keySize() int {
+	if s.Integrity != nil {
+		return AuthenticatedKeySize
+	}
+	return VolumeKeySize
 }
 
 // segmentSize is the length in bytes; a dynamic segment reaches to the last
@@ -283,6 +310,9 @@ func (m *metadata) segmentKeySizes(d digest) error {
 	for _, k := range d.Keyslots {
 		if m.Keyslots[k].KeySize != m.Keyslots[d.Keyslots[0]].KeySize {
 			return errors.New("keyslots of one segment hold keys of different sizes")
+		}
+		if authenticated := m.Segments["0"].Integrity != nil; authenticated != (m.Keyslots[k].KeySize == AuthenticatedKeySize) {
+			return fmt.Errorf("keyslot %s holds a key of %d bytes, which does not fit the cipher", k, m.Keyslots[k].KeySize)
 		}
 	}
 	return nil
