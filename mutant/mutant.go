@@ -60,6 +60,9 @@ const (
 	UserKeyring        Defence = "user-keyring"
 	RepliesOnly        Defence = "replies-only"
 	PrivateMounts      Defence = "private-mounts"
+
+	Authentication Defence = "authentication"
+	Counter        Defence = "counter"
 )
 
 // All lists every defence, in the order of their making.
@@ -112,6 +115,8 @@ var All = []Defence{
 	UserKeyring,
 	RepliesOnly,
 	PrivateMounts,
+	Authentication,
+	Counter,
 	DoorsWatch,
 	ProcessWatch,
 }

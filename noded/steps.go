@@ -194,7 +194,7 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (*unlock.Opened, error) {
 	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
 	if v.Create {
-		f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.PayloadOffset+v.Pinned.PayloadSize)
+		f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.End())
 		if err != nil {
 			return nil, refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
 		}
@@ -203,6 +203,7 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
+		Job: a.manifest.Job, Known: v.State,
 	})
 	if err != nil {
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")

@@ -82,6 +82,8 @@ func (p *Policy) admitVolumes(m *sealed.Manifest, _ Facts) error {
 		switch {
 		case v.Create && !p.Volumes.AllowCreate:
 			return forbid("make the volume with cloister volume create, copy it here and seal without create", "the job wants volume %d made here, and this node makes none", i+1)
+		case v.Mode == sealed.ReadWrite && v.Pinned.Integrity == nil && !p.Volumes.AllowUnauthenticated:
+			return forbid("leave out integrity=none, or have the job make another volume to write to", "the job writes to volume %d, which is not authenticated, and this node forbids that", i+1)
 		case v.Create && v.Size > int64(p.Volumes.MaxCreateSize):
 			return forbid(nextAdministrator, "volume %d is to be made with %s, this node allows %s", i+1, Size(v.Size), p.Volumes.MaxCreateSize)
 		}

@@ -62,6 +62,7 @@ func TestWhatThePolicyDoesNotAllowIsRefusedWithCauseAndNextStep(t *testing.T) {
 		{"too many variables", ErrForbidden, "1 environment", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Jobs.MaxEnvironment = 0 }},
 		{"too many volumes", ErrForbidden, "2 volumes", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Volumes.MaxVolumes = 1 }},
 		{"a volume made where none is", ErrForbidden, "makes none", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Volumes.AllowCreate = false }},
+		{"an unauthenticated volume", ErrForbidden, "not authenticated", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Volumes.AllowUnauthenticated = false }},
 		{"too large a volume", ErrForbidden, "1G", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Volumes.MaxCreateSize = 1<<30 - 1 }},
 		{"no image where one is needed", ErrForbidden, "have an image", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Images.Required, m.Image = true, nil }},
 		{"too large an image", ErrForbidden, "image has", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Images.MaxSize = 1<<20 - 1 }},

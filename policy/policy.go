@@ -124,6 +124,9 @@ type Volumes struct {
 	MaxVolumes int `toml:"max_volumes"`
 	// AllowCreate lets jobs have a results volume made here. Default true.
 	AllowCreate bool `toml:"allow_create"`
+	// AllowUnauthenticated lets jobs write volumes that are not authenticated:
+	// made here with integrity=none, or by cloister volume create. Default true.
+	AllowUnauthenticated bool `toml:"allow_unauthenticated"`
 	// MaxCreateSize of one such volume. Default 20G.
 	MaxCreateSize Size `toml:"max_create_size"`
 }
@@ -185,7 +188,7 @@ func defaults() Policy {
 		Slurm:          Slurm{SlurmctldPort: 6817, SlurmdPort: 6818, SrunPorts: PortRange{60001, 60010}},
 		Network:        Network{NFSPort: 2049},
 		Doors:          Doors{Units: DefaultDoors()},
-		Volumes:        Volumes{Roots: []string{"/shared"}, MaxVolumes: 8, AllowCreate: true, MaxCreateSize: 20 << 30},
+		Volumes:        Volumes{Roots: []string{"/shared"}, MaxVolumes: 8, AllowCreate: true, AllowUnauthenticated: true, MaxCreateSize: 20 << 30},
 		Images:         Images{KeysFile: "/etc/cloister/image-keys.asc", MaxSize: 20 << 30},
 		Jobs:           Jobs{MaxExpiry: Duration(30 * 24 * time.Hour), MaxArguments: 64, MaxEnvironment: 64},
 		View:           View{Hidden: []string{"/shared", "/home"}, TmpSize: 1 << 30},

@@ -64,6 +64,9 @@ type Volume struct {
 	Size   int64         `json:"size"`   // of the file made, in bytes; 0 unless Create
 	Label  string        `json:"label"`  // for people
 	Pinned volume.Pinned `json:"pinned"` // how it is opened, whatever its header says
+	// State is the newest that the client saw an authenticated volume in, if any:
+	// the node refuses an older one.
+	State volume.State `json:"state,omitzero"`
 }
 
 // An Image is the SIF file that the job runs.

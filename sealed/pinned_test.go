@@ -10,7 +10,7 @@ import (
 
 func pinnedCreate(t testing.TB, size int64) volume.Pinned {
 	t.Helper()
-	p, keys, err := volume.PlanNewVolume(bytes.NewReader(bytes.Repeat([]byte{5}, 1024)), size)
+	p, keys, err := volume.PlanNewVolume(bytes.NewReader(bytes.Repeat([]byte{5}, 1024)), size, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,6 +33,34 @@ func pinnedReadOnly(t testing.TB) volume.Pinned {
 	return p
 }
 
+// authenticate makes the second volume an authenticated one that is there.
+func authenticate(t testing.TB, m *Manifest) {
+	t.Helper()
+	p, keys, err := volume.PlanNewVolume(bytes.NewReader(bytes.Repeat([]byte{6}, 1024)), 64<<20, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys.Wipe()
+	m.Volumes[1].Create, m.Volumes[1].Size, m.Volumes[1].Pinned = false, 0, p
+}
+
+func TestTheStateOfAnAuthenticatedVolumeIsPartOfTheManifest(t *testing.T) {
+	m := testManifest(t)
+	authenticate(t, m)
+	m.Volumes[1].State = volume.State{Counter: 4, Job: m.Job}
+	b, err := m.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(`"state":{"counter":4,"job":"`+m.Job+`"}`)) {
+		t.Errorf("%s", b)
+	}
+	again, err := ParseManifest(b)
+	if err != nil || again.Volumes[1].State != m.Volumes[1].State {
+		t.Errorf("read as %+v, %v", again, err)
+	}
+}
+
 func TestPinnedParametersMustFitTheUse(t *testing.T) {
 	for name, alter := range map[string]func(m *Manifest){
 		"read-only without a tree": func(m *Manifest) { m.Volumes[0].Pinned.Verity = nil },
@@ -42,8 +70,21 @@ func TestPinnedParametersMustFitTheUse(t *testing.T) {
 			m.Volumes[1].Create, m.Volumes[1].Size = false, 0
 		},
 		"made with another size": func(m *Manifest) { m.Volumes[1].Size *= 2 },
-		"null cipher":            func(m *Manifest) { m.Volumes[0].Pinned.Cipher = "cipher_null-ecb" },
-		"one volume twice":       func(m *Manifest) { m.Volumes[1].Pinned.UUID = m.Volumes[0].Pinned.UUID },
+		"too large to be authenticated": func(m *Manifest) {
+			p, _, err := volume.PlanNewVolume(bytes.NewReader(bytes.Repeat([]byte{5}, 1024)), MaxAuthenticated+4096, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Volumes[1].Pinned, m.Volumes[1].Size = p, p.PayloadSize
+		},
+		"a state of a volume without":      func(m *Manifest) { m.Volumes[0].State = volume.State{Counter: 2, Job: m.Job} },
+		"a state of a volume that is made": func(m *Manifest) { m.Volumes[1].State = volume.State{Counter: 2, Job: m.Job} },
+		"a state that no node writes": func(m *Manifest) {
+			authenticate(t, m)
+			m.Volumes[1].State = volume.State{Counter: 0, Job: m.Job}
+		},
+		"null cipher":      func(m *Manifest) { m.Volumes[0].Pinned.Cipher = "cipher_null-ecb" },
+		"one volume twice": func(m *Manifest) { m.Volumes[1].Pinned.UUID = m.Volumes[0].Pinned.UUID },
 	} {
 		m := testManifest(t)
 		if err := m.Validate(); err != nil {

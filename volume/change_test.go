@@ -185,7 +185,7 @@ func nodeMade(t *testing.T, src string) (path string, p Pinned, k Keys) {
 	plain, err := os.ReadFile(image)
 	must(t, err)
 	must(t, os.Remove(image))
-	p, k, err = PlanNewVolume(rand.Reader, int64(len(plain)))
+	p, k, err = PlanNewVolume(rand.Reader, int64(len(plain)), true)
 	must(t, err)
 	head, err := HeaderForNewVolume(rand.Reader, p, "results", k)
 	must(t, err)

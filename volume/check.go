@@ -24,7 +24,8 @@ type Report struct {
 	// from being opened, for opening does not read it.
 	Header []string
 	// Verified tells that every byte of the payload was compared with the
-	// pinned root hash; a volume for writing has none.
+	// pinned root hash, or, in an authenticated volume, every sector in use with
+	// its tag; a volume for writing that was made here has neither.
 	Verified bool
 	Names    int // in the file system
 }
@@ -60,6 +61,8 @@ func check(ctx context.Context, o CheckOptions) (r Report, err error) {
 	if err != nil {
 		return r, err
 	}
+	r.Verified = r.Verified || v.tags != nil
+	contents := v.contentChecker(ctx, o.Progress)
 	err = fs.Walk(func(e ext4.Visit) error {
 		r.Names++
 		if ctx.Err() != nil {
@@ -73,7 +76,7 @@ func check(ctx context.Context, o CheckOptions) (r Report, err error) {
 		case e.File.IsSymlink():
 			_, err = e.File.Readlink()
 		case e.File.IsRegular():
-			_, err = e.File.Extents()
+			err = contents(e.File)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Path(), err)
@@ -81,6 +84,36 @@ func check(ctx context.Context, o CheckOptions) (r Report, err error) {
 		return nil
 	}, func(string) error { return nil })
 	return r, err
+}
+
+// contentChecker reads the contents of files where only reading shows whether
+// they were altered.
+func (v *payload) contentChecker(ctx context.Context, report func(done, total int64)) func(*ext4.File) error {
+	c, p := v.checker(), progress{report: report}
+	var buf []byte
+	if v.tags != nil {
+		buf = make([]byte, chunkSize)
+	}
+	return func(f *ext4.File) error {
+		extents, err := f.Extents()
+		if err != nil || v.tags == nil {
+			return err
+		}
+		for _, e := range extents {
+			p.expect(e.Count * ext4.BlockSize)
+			for at, end := e.Physical*ext4.BlockSize, (e.Physical+e.Count)*ext4.BlockSize; at < end; at += chunkSize {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				n := min(chunkSize, end-at)
+				if err := v.readBlocks(c, buf[:n], at); err != nil {
+					return err
+				}
+				p.add(n)
+			}
+		}
+		return nil
+	}
 }
 
 func (v *payload) checkHeader(volumeKey secret.Bytes) (problems []string, err error) {
@@ -109,9 +142,9 @@ func (v *payload) verifyAll(ctx context.Context, report func(done, total int64))
 	p := progress{report: report}
 	p.expect(v.pinned.PayloadSize)
 	return inChunks(ctx, v.pinned.PayloadSize, func() func([]byte, int64) error {
-		h := v.hasher()
+		c := v.checker()
 		return func(buf []byte, off int64) error {
-			if err := v.readBlocks(h, buf, off); err != nil {
+			if err := v.readBlocks(c, buf, off); err != nil {
 				return err
 			}
 			p.add(int64(len(buf)))

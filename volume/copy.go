@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"sync"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	"cloister/volume/ext4"
-	"cloister/volume/verity"
 )
 
 // openDir is a directory of the target, open until the last of its files is
@@ -36,6 +36,7 @@ type outFile struct {
 	f    *os.File
 	dir  *openDir
 	name string
+	path string // from the top of the volume, for errors
 	from *ext4.File
 	xs   []ext4.Xattr
 	refs atomic.Int64
@@ -96,7 +97,7 @@ func (x *extractor) file(ctx context.Context, v ext4.Visit) error {
 		return err
 	}
 	x.dir.refs.Add(1)
-	out := &outFile{f: f, dir: x.dir, name: v.Name, from: v.File, xs: xs}
+	out := &outFile{f: f, dir: x.dir, name: v.Name, path: v.Path(), from: v.File, xs: xs}
 	out.refs.Store(1) // this function's
 	defer out.release()
 	if err := f.Truncate(v.File.Size); err != nil {
@@ -131,25 +132,25 @@ func (x *extractor) file(ctx context.Context, v ext4.Visit) error {
 // copyAll is one worker.
 func (x *extractor) copyAll(ctx context.Context) error {
 	buf := make([]byte, chunkSize)
-	h := x.v.hasher()
+	c := x.v.checker()
 	for t := range x.tasks {
 		if ctx.Err() != nil {
 			t.out.release()
 			return context.Cause(ctx)
 		}
-		err := x.copyPiece(h, buf, t)
+		err := x.copyPiece(c, buf, t)
 		if cerr := t.out.release(); err == nil {
 			err = cerr
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", t.out.path, err)
 		}
 	}
 	return nil
 }
 
-func (x *extractor) copyPiece(h *verity.Hasher, buf []byte, t task) error {
-	if err := x.v.readBlocks(h, buf[:t.n], t.off); err != nil {
+func (x *extractor) copyPiece(c checker, buf []byte, t task) error {
+	if err := x.v.readBlocks(c, buf[:t.n], t.off); err != nil {
 		return err
 	}
 	n := min(t.n, t.out.from.Size-t.at)

@@ -263,11 +263,7 @@ func (w *writer) finish(ctx context.Context, keys Keys) error {
 }
 
 func (w *writer) header(keys Keys) error {
-	params := luks2.Params{Label: w.o.Label, UUID: w.pinned.UUID}
-	if w.pinned.Verity != nil {
-		params.PayloadSize = w.pinned.PayloadSize // the tree that follows is no payload
-	}
-	header, err := luks2.Encode(w.o.Rand, params, keys.VolumeKey, keys.KeyslotKey)
+	header, err := luks2.Encode(w.o.Rand, w.pinned.params(w.o.Label), keys.VolumeKey, keys.KeyslotKey)
 	if err != nil {
 		return err
 	}

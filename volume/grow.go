@@ -39,6 +39,9 @@ func grow(ctx context.Context, o GrowOptions) (Pinned, Keys, error) {
 	if o.Pinned.Verity != nil {
 		return Pinned{}, Keys{}, errors.New("it is for reading: nothing can be added to it")
 	}
+	if o.Pinned.Integrity != nil {
+		return Pinned{}, Keys{}, errors.New("it is authenticated, and only a node makes such volumes: extract it, and seal a job that makes a larger one")
+	}
 	v, err := openPayload(o.Path, o.Pinned, o.VolumeKey)
 	if err != nil {
 		return Pinned{}, Keys{}, err

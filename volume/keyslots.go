@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"cloister/secret"
+	"cloister/volume/integrity"
 	"cloister/volume/luks2"
 )
 
@@ -53,6 +54,15 @@ func unlock(path string, key secret.Bytes) (Pinned, secret.Bytes, int, error) {
 		return Pinned{}, secret.Bytes{}, 0, fmt.Errorf("%s: %w", path, err)
 	}
 	p := Pinned{Cipher: h.Cipher, SectorSize: int64(h.SectorSize), PayloadOffset: h.PayloadOffset, PayloadSize: h.PayloadSize, UUID: h.UUID}
+	if h.Authenticated {
+		l, err := integrity.OfArea(h.PayloadSize)
+		if err != nil {
+			vk.Wipe()
+			return Pinned{}, secret.Bytes{}, 0, fmt.Errorf("%s: %w", path, err)
+		}
+		tags := authenticated
+		p.PayloadSize, p.Integrity = l.Size(), &tags
+	}
 	return p, vk, slot, nil
 }
 
@@ -98,11 +108,7 @@ func RepairHeader(rand io.Reader, path string, p Pinned, label string, keys Keys
 		if size < p.End() {
 			return fmt.Errorf("writing a new header: the file has %d bytes, the volume %d: %w", size, p.End(), ErrCutOff)
 		}
-		params := luks2.Params{Label: label, UUID: p.UUID}
-		if p.Verity != nil {
-			params.PayloadSize = p.PayloadSize
-		}
-		b, err := luks2.Encode(rand, params, keys.VolumeKey, keys.KeyslotKey)
+		b, err := luks2.Encode(rand, p.params(label), keys.VolumeKey, keys.KeyslotKey)
 		if err != nil {
 			return err
 		}
@@ -120,7 +126,7 @@ func headerMatches(h *luks2.Header, p Pinned, volumeKey secret.Bytes) error {
 	switch {
 	case h.UUID != p.UUID:
 		return errors.New("it is of another volume: the UUIDs differ")
-	case h.Cipher != p.Cipher || int64(h.SectorSize) != p.SectorSize || h.PayloadOffset != p.PayloadOffset || h.PayloadSize != p.PayloadSize:
+	case h.Cipher != p.Cipher || int64(h.SectorSize) != p.SectorSize || h.PayloadOffset != p.PayloadOffset || h.PayloadSize != p.AreaSize() || h.Authenticated != (p.Integrity != nil):
 		return errors.New("it says other parameters than those of this volume")
 	}
 	ok, err := h.CheckVolumeKey(volumeKey)

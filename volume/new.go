@@ -11,8 +11,9 @@ import (
 
 // PlanNewVolume pins a volume for writing of size bytes, which a node will
 // make: its parameters and keys go into the manifest when a job is sealed.
-// size is rounded up to whole sectors.
-func PlanNewVolume(rand io.Reader, size int64) (Pinned, Keys, error) {
+// size is rounded up to whole sectors. Unless plain is said, its sectors are
+// authenticated.
+func PlanNewVolume(rand io.Reader, size int64, plain bool) (Pinned, Keys, error) {
 	if size <= 0 || size > MaxPayloadSize {
 		return Pinned{}, Keys{}, fmt.Errorf("planning a volume of %d bytes: out of bounds", size)
 	}
@@ -21,10 +22,14 @@ func PlanNewVolume(rand io.Reader, size int64) (Pinned, Keys, error) {
 		return Pinned{}, Keys{}, fmt.Errorf("planning a volume: %w", err)
 	}
 	p := pin(formatUUID(id), (size+luks2.SectorSize-1)/luks2.SectorSize*luks2.SectorSize)
+	if !plain {
+		tags := authenticated
+		p.Cipher, p.Integrity = AuthenticatedCipher, &tags
+	}
 	if err := p.Validate(); err != nil {
 		return Pinned{}, Keys{}, fmt.Errorf("planning a volume of %d bytes: %w", size, err)
 	}
-	k, err := NewKeys(rand)
+	k, err := newKeyPair(rand, p.KeySize())
 	return p, k, err
 }
 
@@ -39,7 +44,16 @@ func HeaderForNewVolume(rand io.Reader, p Pinned, label string, keys Keys) ([]by
 	if p.Verity != nil || p.PayloadOffset != luks2.PayloadOffset {
 		return nil, errors.New("making a volume's header: parameters are not those of a new volume for writing")
 	}
-	return luks2.Encode(rand, luks2.Params{Label: label, UUID: p.UUID}, keys.VolumeKey, keys.KeyslotKey)
+	return luks2.Encode(rand, p.params(label), keys.VolumeKey, keys.KeyslotKey)
+}
+
+// params are what the header says of the volume.
+func (p Pinned) params(label string) luks2.Params {
+	l := luks2.Params{Label: label, UUID: p.UUID, Authenticated: p.Integrity != nil}
+	if p.Verity != nil {
+		l.PayloadSize = p.PayloadSize // the tree that follows is no payload
+	}
+	return l
 }
 
 func pin(uuid string, size int64) Pinned {

@@ -9,13 +9,17 @@ import (
 	"io"
 	"strings"
 
+	"cloister/volume/integrity"
 	"cloister/volume/luks2"
 	"cloister/volume/verity"
 )
 
 // The only values that Pinned accepts where the format leaves no choice.
 const (
-	Cipher    = "aes-xts-plain64"
+	Cipher = "aes-xts-plain64"
+	// AuthenticatedCipher is that of volumes with Integrity.
+	AuthenticatedCipher = "aes-xts-random"
+
 	Algorithm = "sha256"
 
 	// MaxPayloadSize is 1 PiB: large enough, and no sum of two overflows.
@@ -39,6 +43,26 @@ type Pinned struct {
 	PayloadSize   int64   `json:"payload_size"`   // bytes
 	UUID          string  `json:"uuid"`
 	Verity        *Verity `json:"verity,omitempty"` // nil for a volume for writing
+
+	// Integrity is nil unless each sector is authenticated. Then the IVs are
+	// random and lie in the tags, and what fills the file from PayloadOffset on
+	// is dm-integrity's area, with PayloadSize bytes of sectors in it.
+	Integrity *Integrity `json:"integrity,omitempty"`
+}
+
+// Integrity says how an authenticated volume's tags are made and where they lie:
+// package integrity knows one way.
+type Integrity struct {
+	Algorithm      string `json:"algorithm"`       // authenticates ciphertext, IV and sector number
+	TagSize        int64  `json:"tag_size"`        // bytes for each sector
+	InterleaveSize int64  `json:"interleave_size"` // bytes of sectors between two runs of tags
+	JournalSize    int64  `json:"journal_size"`    // bytes, unused
+}
+
+// authenticated is the only Integrity that Pinned accepts.
+var authenticated = Integrity{
+	Algorithm: "hmac-sha256", TagSize: integrity.TagSize,
+	InterleaveSize: integrity.InterleaveSectors * 512, JournalSize: integrity.JournalSectors * 512,
 }
 
 // Verity is a dm-verity tree, format 1, without superblock, over the
@@ -87,9 +111,17 @@ func (p *Pinned) UnmarshalJSON(b []byte) error {
 
 // Validate enforces every bound that opening the volume relies on.
 func (p Pinned) Validate() error {
+	want := Cipher
+	if p.Integrity != nil {
+		want = AuthenticatedCipher
+	}
 	switch {
-	case p.Cipher != Cipher:
-		return fmt.Errorf("cipher %.32q is refused: only %s is accepted", p.Cipher, Cipher)
+	case p.Cipher != want:
+		return fmt.Errorf("cipher %.32q is refused: only %s is accepted here", p.Cipher, want)
+	case p.Integrity != nil && *p.Integrity != authenticated:
+		return errors.New("parameters of the authentication are not the only accepted ones")
+	case p.Integrity != nil && p.Verity != nil:
+		return errors.New("a hash tree and authentication in one volume are refused")
 	case p.SectorSize != luks2.SectorSize:
 		return fmt.Errorf("sector size %d is refused: only %d is accepted", p.SectorSize, luks2.SectorSize)
 	case p.PayloadOffset < minPayloadOffset || p.PayloadOffset > maxPayloadOffset || p.PayloadOffset%luks2.SectorSize != 0:
@@ -129,12 +161,33 @@ func (v Verity) validate(at, dataSize int64) error {
 	return nil
 }
 
+// KeySize is the length of the volume key in bytes.
+func (p Pinned) KeySize() int {
+	if p.Integrity != nil {
+		return integrity.KeySize
+	}
+	return luks2.VolumeKeySize
+}
+
+// AreaSize is what the segment takes of the file, in bytes: the payload, and in
+// an authenticated volume the tags and what dm-integrity keeps before them.
+func (p Pinned) AreaSize() int64 {
+	if p.Integrity != nil {
+		l, err := integrity.NewLayout(p.PayloadSize)
+		if err != nil {
+			return 0 // Validate has refused it
+		}
+		return l.AreaSize()
+	}
+	return p.PayloadSize
+}
+
 // End is the number of bytes that the file must have.
 func (p Pinned) End() int64 {
 	if p.Verity != nil {
 		return p.Verity.HashOffset + p.Verity.HashSize
 	}
-	return p.PayloadOffset + p.PayloadSize
+	return p.PayloadOffset + p.AreaSize()
 }
 
 func (v Verity) verifier(f io.ReaderAt, dataSize int64) (*verity.Verifier, error) {

@@ -9,8 +9,9 @@
 // cryptsetup and the keyslot key. Info shows what the header claims.
 //
 // A volume for reading carries a dm-verity hash tree over its ciphertext, and
-// the pinned root hash makes any change an error. A volume for writing has
-// none: with integrity off, changed ciphertext is not noticed here.
+// the pinned root hash makes any change an error. In one that a node made, each
+// sector is authenticated (package integrity), unless the job said otherwise. In
+// a volume for writing that was made here, changed ciphertext is not noticed.
 //
 // No plaintext image exists anywhere while a volume is made or read, and
 // memory stays bounded whatever the size of the data.
@@ -28,6 +29,7 @@ import (
 
 	"cloister/secret"
 	"cloister/volume/ext4"
+	"cloister/volume/integrity"
 	"cloister/volume/luks2"
 	"cloister/volume/verity"
 	"cloister/volume/xts"
@@ -35,7 +37,7 @@ import (
 
 // Keys are the two secrets of a volume.
 type Keys struct {
-	VolumeKey  secret.Bytes // 64 bytes: AES-256-XTS, encrypts the payload
+	VolumeKey  secret.Bytes // Pinned.KeySize bytes: AES-256-XTS, then, in an authenticated volume, HMAC-SHA256
 	KeyslotKey secret.Bytes // 32 bytes: opens the LUKS2 keyslot, which holds VolumeKey
 }
 
@@ -46,9 +48,11 @@ func (k Keys) Wipe() {
 }
 
 // NewKeys draws fresh keys from rand, which must be crypto/rand.Reader outside
-// tests.
-func NewKeys(rand io.Reader) (Keys, error) {
-	vk, err := secret.Random(rand, luks2.VolumeKeySize)
+// tests, for a volume that is not authenticated.
+func NewKeys(rand io.Reader) (Keys, error) { return newKeyPair(rand, luks2.VolumeKeySize) }
+
+func newKeyPair(rand io.Reader, volumeKeySize int) (Keys, error) {
+	vk, err := secret.Random(rand, volumeKeySize)
 	if err != nil {
 		return Keys{}, fmt.Errorf("making the volume key: %w", err)
 	}
@@ -114,26 +118,26 @@ type payload struct {
 	f      *os.File
 	pinned Pinned
 	cipher *xts.Cipher
-	tree   *verity.Verifier // nil if the volume is for writing
+	tree   *verity.Verifier  // nil if the volume is for writing
+	tags   *integrity.Reader // in place of cipher, if the volume is authenticated
 }
 
 func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error) {
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("opening the volume %s: pinned parameters: %w", path, err)
 	}
-	if volumeKey.Len() != luks2.VolumeKeySize {
-		return nil, fmt.Errorf("opening the volume %s: volume key of %d bytes, want %d", path, volumeKey.Len(), luks2.VolumeKeySize)
-	}
-	c, err := xts.New(volumeKey)
-	if err != nil {
-		return nil, fmt.Errorf("opening the volume %s: %w", path, err)
+	if volumeKey.Len() != p.KeySize() {
+		return nil, fmt.Errorf("opening the volume %s: volume key of %d bytes, want %d", path, volumeKey.Len(), p.KeySize())
 	}
 	f, size, err := openRegular(path)
 	if err != nil {
-		c.Wipe()
 		return nil, fmt.Errorf("opening the volume: %w", err)
 	}
-	v := &payload{f: f, pinned: p, cipher: c}
+	v := &payload{f: f, pinned: p}
+	if err := v.expand(volumeKey); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("opening the volume %s: %w", path, err)
+	}
 	if p.Verity == nil {
 		if err := lock(f, false); err != nil {
 			v.Close()
@@ -153,34 +157,102 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 	return v, nil
 }
 
+// expand makes the volume key ready for use.
+func (v *payload) expand(volumeKey secret.Bytes) (err error) {
+	if v.pinned.Integrity == nil {
+		v.cipher, err = xts.New(volumeKey)
+		return err
+	}
+	l, err := integrity.NewLayout(v.pinned.PayloadSize)
+	if err != nil {
+		return err
+	}
+	area := io.NewSectionReader(v.f, v.pinned.PayloadOffset, l.AreaSize())
+	v.tags, err = integrity.NewReader(area, l, volumeKey)
+	return err
+}
+
 // Close wipes the expanded key. Nobody may be reading.
 func (v *payload) Close() error {
-	v.cipher.Wipe()
+	if v.tags != nil {
+		v.tags.Wipe()
+	} else {
+		v.cipher.Wipe()
+	}
 	return v.f.Close()
+}
+
+// state reads the state of an authenticated volume; others have none.
+func (v *payload) state() (State, error) {
+	if v.tags == nil {
+		return State{}, nil
+	}
+	b := make([]byte, StateSize)
+	if _, err := v.ReadAt(b, v.pinned.FileSystemSize()); err != nil {
+		return State{}, fmt.Errorf("reading the volume's state: %w", err)
+	}
+	s, err := ParseState(b)
+	if err != nil {
+		return State{}, fmt.Errorf("%w: %w", ErrContents, err)
+	}
+	return s, nil
+}
+
+// Current opens the volume and returns its state, after checking that it is not
+// older than known, the newest that was seen, and that it was closed. With any,
+// neither is demanded. A volume without authentication has the zero State.
+func Current(path string, p Pinned, volumeKey secret.Bytes, known State, any bool) (State, error) {
+	v, err := openPayload(path, p, volumeKey)
+	if err != nil {
+		return State{}, printableError{err}
+	}
+	defer v.Close()
+	s, err := v.state()
+	if err == nil && !any {
+		err = s.After(known)
+	}
+	if err == nil && !any && s.Unclosed() {
+		err = fmt.Errorf("%w since job %s opened it: it runs, was killed, or its node died", ErrUnclosed, s.Job)
+	}
+	if err != nil {
+		return s, printableError{fmt.Errorf("%s: %w", path, err)}
+	}
+	return s, nil
 }
 
 // fileSystem opens the file system in the payload.
 func (v *payload) fileSystem() (*ext4.FS, error) {
-	fs, err := ext4.Open(v, v.pinned.PayloadSize)
-	if err == nil || errors.Is(err, verity.ErrCorrupt) || errors.Is(err, ext4.ErrNeedsRecovery) {
+	fs, err := ext4.Open(v, v.pinned.FileSystemSize())
+	if err == nil || errors.Is(err, verity.ErrCorrupt) || errors.Is(err, integrity.ErrAltered) || errors.Is(err, ext4.ErrNeedsRecovery) {
 		return fs, err
 	}
 	return nil, fmt.Errorf("%w: %w", ErrContents, err)
 }
 
-// hasher returns what readBlocks needs for one goroutine.
-func (v *payload) hasher() *verity.Hasher {
-	if v.tree == nil {
-		return nil
+// A checker is what readBlocks needs for one goroutine: at most one of the two.
+type checker struct {
+	tree *verity.Hasher
+	tags *integrity.Opener
+}
+
+func (v *payload) checker() (c checker) {
+	switch {
+	case v.tags != nil:
+		c.tags = v.tags.Opener()
+	case v.tree != nil:
+		c.tree = v.tree.Hasher()
 	}
-	return v.tree.Hasher()
+	return c
 }
 
 // readBlocks reads, verifies and decrypts whole blocks at offset off of the
 // payload.
-func (v *payload) readBlocks(h *verity.Hasher, buf []byte, off int64) error {
+func (v *payload) readBlocks(c checker, buf []byte, off int64) error {
 	if off < 0 || off%verity.BlockSize != 0 || len(buf)%verity.BlockSize != 0 || off > v.pinned.PayloadSize-int64(len(buf)) {
 		return fmt.Errorf("reading %d bytes at %d: outside the payload", len(buf), off)
+	}
+	if c.tags != nil {
+		return c.tags.Read(buf, off)
 	}
 	if _, err := v.f.ReadAt(buf, v.pinned.PayloadOffset+off); err != nil {
 		if errors.Is(err, io.EOF) {
@@ -189,7 +261,7 @@ func (v *payload) readBlocks(h *verity.Hasher, buf []byte, off int64) error {
 		return fmt.Errorf("reading the volume at %d: %w", v.pinned.PayloadOffset+off, err)
 	}
 	if v.tree != nil {
-		if err := v.tree.Check(h, off/verity.BlockSize, buf); err != nil {
+		if err := v.tree.Check(c.tree, off/verity.BlockSize, buf); err != nil {
 			return err
 		}
 	}
@@ -202,12 +274,14 @@ func (v *payload) ReadAt(b []byte, off int64) (int, error) {
 	if off < 0 || off > v.pinned.PayloadSize-int64(len(b)) {
 		return 0, io.ErrUnexpectedEOF
 	}
-	h := v.hasher()
+	c := v.checker()
 	buf := make([]byte, min(chunkSize, (len(b)/verity.BlockSize+2)*verity.BlockSize))
 	for n := 0; n < len(b); {
 		from := (off + int64(n)) / verity.BlockSize * verity.BlockSize
-		part := buf[:min(int64(len(buf)), v.pinned.PayloadSize-from)]
-		if err := v.readBlocks(h, part, from); err != nil {
+		// No more than is asked for: the next block may never have been written.
+		end := (off + int64(len(b)) + verity.BlockSize - 1) / verity.BlockSize * verity.BlockSize
+		part := buf[:min(int64(len(buf)), end-from)]
+		if err := v.readBlocks(c, part, from); err != nil {
 			return n, err
 		}
 		n += copy(b[n:], part[off+int64(n)-from:])

@@ -398,11 +398,11 @@ func TestOnlyTakesWhatMatches(t *testing.T) {
 }
 
 func TestANewVolumesHeaderOpensWithCryptsetup(t *testing.T) {
-	p, k, err := PlanNewVolume(rand.Reader, 1<<30-5)
+	p, k, err := PlanNewVolume(rand.Reader, 1<<30-5, false)
 	must(t, err)
 	head, err := HeaderForNewVolume(rand.Reader, p, "results", k)
 	must(t, err)
-	if int64(len(head)) > p.PayloadOffset || p.PayloadSize != 1<<30 || p.Verity != nil {
+	if int64(len(head)) > p.PayloadOffset || p.PayloadSize != 1<<30 || p.Verity != nil || p.Integrity == nil {
 		t.Errorf("%d bytes of header, pinned %+v", len(head), p)
 	}
 	path := filepath.Join(t.TempDir(), "v")
@@ -413,7 +413,7 @@ func TestANewVolumesHeaderOpensWithCryptsetup(t *testing.T) {
 	run(t, "cryptsetup", "open", "--test-passphrase", "--key-file", key, path)
 	h, err := Info(path)
 	must(t, err)
-	if h.PayloadSize != p.PayloadSize || h.PayloadOffset != p.PayloadOffset || h.UUID != p.UUID {
+	if h.PayloadSize != p.AreaSize() || !h.Authenticated || h.PayloadOffset != p.PayloadOffset || h.UUID != p.UUID {
 		t.Errorf("header %+v, pinned %+v", h, p)
 	}
 }

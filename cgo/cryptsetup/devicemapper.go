@@ -20,6 +20,7 @@ const (
 	dmNameMax = 128 // DM_NAME_LEN
 
 	dmListDevices = 2
+	dmDevCreate   = 3
 	dmDevRemove   = 4
 	dmDevSuspend  = 6
 	dmDevStatus   = 7
@@ -31,8 +32,14 @@ const (
 	dmBufferFull     = 1 << 8
 	dmSkipLockFS     = 1 << 10
 	dmNoFlush        = 1 << 11
+	dmSecureData     = 1 << 15 // the kernel overwrites its copies of the command
 	dmDeferredRemove = 1 << 17
 )
+
+// privately is what CRYPT_ACTIVATE_PRIVATE tells udev, in the upper half of the
+// number that events carry (libdevmapper.h): no rules of subsystems, disks or
+// others.
+const privately = (1<<1 | 1<<2 | 1<<3 | 1<<5 | 1<<6) << 16
 
 // maxNames bounds what Names reads: some 20,000 devices.
 const maxNames = 1 << 20 // bytes
@@ -137,11 +144,15 @@ func command(number uintptr, name string, flags uint32, data []byte) (message, e
 		le.PutUint32(m[20:], 1) // target
 	}
 	le.PutUint32(m[28:], flags)
+	if number == dmDevSuspend {
+		le.PutUint32(m[32:], privately)
+	}
 	copy(m[48:], name)
 	copy(m[dmHeader:], data)
 	const readWrite, magic = 3, 0xfd // _IOWR(DM_IOCTL, number, struct dm_ioctl)
 	request := readWrite<<30 | dmHeader<<16 | magic<<8 | number
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), request, uintptr(unsafe.Pointer(&m[0]))); errno != 0 {
+		clear(m)
 		return nil, errno
 	}
 	return m, nil

@@ -121,8 +121,8 @@ func (s *Script) volume(n int, value string) error {
 		return refuse(n, createExample, "a volume that the job makes must be rw")
 	case v.Create && v.Size == 0:
 		return refuse(n, createExample, "a volume that the job makes wants a size: it takes only the space that is used")
-	case !v.Create && v.Size != 0:
-		return refuse(n, createExample, "size= goes with create")
+	case !v.Create && (v.Size != 0 || v.Plain):
+		return refuse(n, createExample, "size= and integrity=none go with create")
 	}
 	s.Volumes = append(s.Volumes, v)
 	return nil
@@ -137,6 +137,8 @@ func (v *Volume) option(n, i int, o string) error {
 		return refuse(n, example("volume"), "the mode %q is neither ro nor rw", o)
 	case o == "create" && !v.Create:
 		v.Create = true
+	case o == "integrity=none" && !v.Plain:
+		v.Plain = true
 	case name == "size" && v.Size == 0:
 		size, err := ParseSize(value)
 		if err != nil {
@@ -147,7 +149,7 @@ func (v *Volume) option(n, i int, o string) error {
 		}
 		v.Size = size
 	default:
-		return refuse(n, createExample, "unknown or repeated volume option %q: there are create and size=", o)
+		return refuse(n, createExample, "unknown or repeated volume option %q: there are create, size= and integrity=none", o)
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ type Volume struct {
 	Mount  string
 	Mode   string // sealed.ReadOnly or sealed.ReadWrite
 	Create bool
+	Plain  bool  // integrity=none: made without authentication
 	Size   int64 // bytes; 0 unless Create
 }
 

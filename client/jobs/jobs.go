@@ -62,6 +62,8 @@ type Volume struct {
 	Create bool   `json:"create"`
 	Size   int64  `json:"size"` // bytes
 	UUID   string `json:"uuid"`
+	// Authenticated tells that each sector is.
+	Authenticated bool `json:"authenticated,omitempty"`
 }
 
 // An Image is the image of the job.
@@ -78,7 +80,7 @@ func New(m *sealed.Manifest) *Record {
 		Arguments: m.Arguments, Stdout: m.Stdout, Stderr: m.Stderr,
 	}
 	for _, v := range m.Volumes {
-		r.Volumes = append(r.Volumes, Volume{v.Path, v.Mount, v.Mode, v.Create, v.Size, v.Pinned.UUID})
+		r.Volumes = append(r.Volumes, Volume{v.Path, v.Mount, v.Mode, v.Create, v.Size, v.Pinned.UUID, v.Pinned.Integrity != nil})
 	}
 	r.Variables = slices.Sorted(maps.Keys(m.Environment))
 	if m.Image != nil {

@@ -59,6 +59,8 @@ type Volume struct {
 	Created time.Time
 	Pinned  volume.Pinned
 	Keys    volume.Keys
+	// Seen is the newest state that an authenticated volume was seen in here.
+	Seen volume.State
 }
 
 // file is the JSON form. Keys are base64 there.
@@ -73,6 +75,7 @@ type file struct {
 	VolumeKey  []byte        `json:"volume_key,omitempty"`
 	KeyslotKey []byte        `json:"keyslot_key,omitempty"`
 	Sealed     string        `json:"sealed,omitempty"` // sealedKeys as an age file, with formatSealed
+	Seen       volume.State  `json:"seen,omitzero"`
 }
 
 // In returns the store in home, Cloister's directory. Nothing is made before
@@ -123,7 +126,7 @@ func (s *Store) write(v Volume) error {
 	}
 	f := file{
 		Format: format, UUID: v.Pinned.UUID, Name: v.Name, Label: v.Label, Job: v.Job, Created: v.Created.UTC().Truncate(time.Second),
-		Pinned: v.Pinned,
+		Pinned: v.Pinned, Seen: v.Seen,
 	}
 	if p == nil {
 		f.VolumeKey, f.KeyslotKey = v.Keys.VolumeKey.Reveal(), v.Keys.KeyslotKey.Reveal()
@@ -133,6 +136,29 @@ func (s *Store) write(v Volume) error {
 			return err
 		}
 	}
+	return s.writeFile(f)
+}
+
+// See notes a state in which an authenticated volume was seen, unless a newer
+// one is noted. It asks for no passphrase.
+func (s *Store) See(uuid string, seen volume.State) error {
+	f, err := s.read(uuid)
+	if err != nil {
+		return err
+	}
+	defer clear(f.VolumeKey)
+	defer clear(f.KeyslotKey)
+	if err := errors.Join(seen.Validate(), seen.After(f.Seen)); err != nil || f.Seen == seen {
+		return err
+	}
+	f.Seen = seen
+	if err := s.writeFile(f); err != nil {
+		return fmt.Errorf("noting the state of a volume: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) writeFile(f file) error {
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return err
@@ -178,14 +204,14 @@ func (s *Store) open(f file) (Volume, error) {
 }
 
 func (f file) described() Volume {
-	return Volume{Name: f.Name, Label: f.Label, Job: f.Job, Created: f.Created, Pinned: f.Pinned}
+	return Volume{Name: f.Name, Label: f.Label, Job: f.Job, Created: f.Created, Pinned: f.Pinned, Seen: f.Seen}
 }
 
 // volume moves the keys out of f, which has them in the clear.
 func (f file) volume() (Volume, error) {
 	v := f.described()
 	v.Keys = volume.Keys{VolumeKey: secret.New(f.VolumeKey), KeyslotKey: secret.New(f.KeyslotKey)}
-	if v.Keys.VolumeKey.Len() != luks2.VolumeKeySize || v.Keys.KeyslotKey.Len() != luks2.KeyslotKeySize {
+	if v.Keys.VolumeKey.Len() != v.Pinned.KeySize() || v.Keys.KeyslotKey.Len() != luks2.KeyslotKeySize {
 		v.Keys.Wipe()
 		return Volume{}, errors.New("a key of the wrong length")
 	}
@@ -238,11 +264,13 @@ func decode(b []byte, uuid string) (file, error) {
 	case err != nil:
 	case f.Format != format && f.Format != formatSealed:
 		err = fmt.Errorf("format %d, this version reads %d and %d", f.Format, format, formatSealed)
+	case f.Seen != volume.State{} && f.Seen.Validate() != nil:
+		err = f.Seen.Validate()
 	case f.UUID != uuid || f.Pinned.UUID != uuid:
 		err = errors.New("it is of another volume than its name says")
 	case f.Format == format && sealed || f.Format == formatSealed && (clearText || !sealed):
 		err = fmt.Errorf("format %d with keys of another", f.Format)
-	case f.Format == format && (len(f.VolumeKey) != luks2.VolumeKeySize || len(f.KeyslotKey) != luks2.KeyslotKeySize):
+	case f.Format == format && (len(f.VolumeKey) != f.Pinned.KeySize() || len(f.KeyslotKey) != luks2.KeyslotKeySize):
 		err = errors.New("a key of the wrong length")
 	}
 	if err != nil {

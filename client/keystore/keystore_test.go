@@ -15,7 +15,7 @@ import (
 
 func planned(t testing.TB, name string, created time.Time) Volume {
 	t.Helper()
-	p, k, err := volume.PlanNewVolume(rand.Reader, 64<<20)
+	p, k, err := volume.PlanNewVolume(rand.Reader, 64<<20, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ func (s *sealing) volumes() error {
 		}
 		s.secrets.Volumes = append(s.secrets.Volumes, entry)
 		s.m.Volumes = append(s.m.Volumes, sealed.Volume{
-			Path: d.Path, Mount: d.Mount, Mode: d.Mode, Create: d.Create, Size: d.Size, Label: v.Label, Pinned: v.Pinned,
+			Path: d.Path, Mount: d.Mount, Mode: d.Mode, Create: d.Create, Size: d.Size, Label: v.Label, Pinned: v.Pinned, State: v.Seen,
 		})
 	}
 	return nil
@@ -52,9 +52,12 @@ func (s *sealing) volumes() error {
 // plan makes the keys of a volume that the node will make. The path's last
 // name serves as its label.
 func (s *sealing) plan(d directives.Volume) (keystore.Volume, error) {
-	pinned, keys, err := volume.PlanNewVolume(rand.Reader, d.Size)
+	pinned, keys, err := volume.PlanNewVolume(rand.Reader, d.Size, d.Plain)
 	if err != nil {
 		return keystore.Volume{}, fmt.Errorf("line %d: %w", d.Line, err)
+	}
+	if d.Plain {
+		s.warnings = append(s.warnings, fmt.Sprintf("Line %d: integrity=none: whoever can write the file %s can alter what the job reads and leaves there, and nobody notices.", d.Line, d.Path))
 	}
 	name := path.Base(d.Path)
 	v := keystore.Volume{Name: name, Label: label(name), Created: s.m.Created, Pinned: pinned, Keys: keys}

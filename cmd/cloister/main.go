@@ -81,7 +81,8 @@ job can read the data: not the cluster's other users, not root on a login node.
 
 Exit status: 0 success, 1 failure of the machine, the network or a server,
 2 wrong arguments, 3 what was given is not valid or is refused, 4 wrong passphrase
-or key, 5 the volume is in use, 130 interrupted.
+or key, 5 the volume is in use, 6 an authenticated volume was altered or an older
+one was put in its place, 130 interrupted.
 
 Environment: CLOISTER_HOME is where keys and configuration live. BAO_TOKEN and
 VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOME.`,

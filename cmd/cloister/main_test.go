@@ -45,13 +45,14 @@ func TestMain(m *testing.M) {
 //	mute                    lets the script's agents list their keys, but not sign
 //	sif FILE [KEYS]         makes an image, signed with a new key if KEYS is given
 //	tokens N                wants N unused tokens in the KMS
+//	made V.luks COUNTER JOB makes a volume as a node leaves it
 func TestSessions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens,
-			"types": types, "readonly": readonly, "busy": busy, "free": free,
+			"types": types, "readonly": readonly, "busy": busy, "free": free, "made": made,
 		},
 	})
 }

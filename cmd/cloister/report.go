@@ -17,6 +17,7 @@ import (
 	"cloister/site"
 	"cloister/volume"
 	"cloister/volume/ext4"
+	"cloister/volume/integrity"
 	"cloister/volume/luks2"
 	"cloister/volume/verity"
 )
@@ -75,6 +76,9 @@ func classify(err error) (status int, next string) {
 		{volume.ErrTar, advice.Refused, "check the program that makes the stream; nothing was left half done"},
 		{volume.ErrCutOff, advice.Refused, "copy the file again, whole"},
 		{volume.ErrContents, advice.Refused, "the file was changed or damaged: take another copy"},
+		{integrity.ErrAltered, advice.Altered, "the file was changed by somebody without its key, or damaged: take another copy; what does not lie in that sector can be taken out with --only"},
+		{volume.ErrOlder, advice.Altered, "take the newest copy; to read this one all the same, add --any-state"},
+		{volume.ErrUnclosed, advice.Refused, "wait for the end of the job; if its node died, read what is there with --any-state"},
 		{ext4.ErrNeedsRecovery, advice.Refused, "mount it once read-write and unmount it (Linux, as root)"},
 		{verity.ErrCorrupt, advice.Refused, "the file was changed since it was made: take another copy"},
 		{volume.ErrExists, advice.Refused, "choose another name, or remove it first"},

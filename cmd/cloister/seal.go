@@ -40,6 +40,9 @@ The result is submitted with: sbatch --secure JOB.sealed
   #CLOISTER expires=7d
   #CLOISTER env=NAME=VALUE
 
+Every sector of a volume that the job makes is authenticated, unless the line
+ends in integrity=none.
+
 The #SBATCH lines stay readable, as Slurm needs them, and are signed too.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -102,11 +102,15 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	a.printf("  valid until  %s (%s)\n", r.Expires.Format("2006-01-02 15:04 MST"), left(r.Expires.Sub(now)))
 	a.printf("It may\n")
 	for _, v := range r.Volumes {
+		altered := "where an altered sector is an error"
+		if !v.Authenticated {
+			altered = "where nobody notices what others alter"
+		}
 		switch {
 		case v.Create:
-			a.printf("  make and write the volume %s at %s, at most %s\n", v.Path, v.Mount, size(v.Size))
+			a.printf("  make and write the volume %s at %s, at most %s, %s\n", v.Path, v.Mount, size(v.Size), altered)
 		case v.Mode == sealed.ReadWrite:
-			a.printf("  read and write the volume %s at %s\n", v.Path, v.Mount)
+			a.printf("  read and write the volume %s at %s, %s\n", v.Path, v.Mount, altered)
 		default:
 			a.printf("  read the volume %s at %s, where a changed byte is an error\n", v.Path, v.Mount)
 		}

@@ -27,7 +27,8 @@ func newVolume(a *app) *cobra.Command {
 Its keys and the parameters that it is opened with are kept in CLOISTER_HOME.
 
 Exit status, besides that of cloister --help: 4 wrong passphrase or key, 5 the
-volume is in use.`,
+volume is in use, 6 an authenticated volume was altered or is older than the
+newest state that was seen.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -89,6 +90,37 @@ func (a *app) open(ctx context.Context, path string, o opening) (opened, error) 
 	return opened{Volume: v, kept: true}, nil
 }
 
+// anyState adds the flag for current's last argument.
+func anyState(c *cobra.Command) *bool {
+	return c.Flags().Bool("any-state", false, "read the volume also if a newer state was seen, or if no node has closed it")
+}
+
+// current checks the state of an authenticated volume against the newest that
+// was seen here, and notes it. A volume made here has none.
+func (a *app) current(path string, v opened, any bool) error {
+	if v.Pinned.Integrity == nil {
+		return nil
+	}
+	s, err := volume.Current(path, v.Pinned, v.Keys.VolumeKey, v.Seen, any)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.Unclosed():
+		a.note("No node has closed this volume since job %s opened it (state %d): what is in it may be half written.\n", s.Job, s.Counter)
+	default:
+		a.note("Closed after job %s (state %d).\n", s.Job, s.Counter)
+	}
+	if !v.kept || s.After(v.Seen) != nil {
+		return nil
+	}
+	home, err := homeDir()
+	if err != nil {
+		return err
+	}
+	return keystore.In(home).See(v.Pinned.UUID, s)
+}
+
 // unlock opens a volume that the key store does not know.
 func (a *app) unlock(ctx context.Context, path string, o opening) (opened, error) {
 	var key secret.Bytes
@@ -107,8 +139,8 @@ func (a *app) unlock(ctx context.Context, path string, o opening) (opened, error
 		return opened{}, err
 	}
 	err = pinned.Validate()
-	if err == nil && volumeKey.Len() != luks2.VolumeKeySize {
-		err = fmt.Errorf("a volume key of %d bits is refused: only %d is accepted", 8*volumeKey.Len(), 8*luks2.VolumeKeySize)
+	if err == nil && volumeKey.Len() != pinned.KeySize() {
+		err = fmt.Errorf("a volume key of %d bits is refused: only %d is accepted", 8*volumeKey.Len(), 8*pinned.KeySize())
 	}
 	if err != nil {
 		volumeKey.Wipe()

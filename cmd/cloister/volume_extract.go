@@ -13,12 +13,16 @@ import (
 func newVolumeExtract(a *app) *cobra.Command {
 	var o volume.ExtractOptions
 	var how opening
+	var any *bool
 	c := &cobra.Command{
 		Use:   "extract V.luks --to DIR",
 		Short: "Take the files out of a volume",
 		Long: `extract opens a volume that was made here, or that a job which was sealed here
 made on a node, with the keys and the parameters in CLOISTER_HOME. From the file's
 own header it takes nothing but the UUID, to find them; --uuid goes without that.
+
+In a volume that a job made, every sector that is read is checked, and so is that
+no newer state of it was seen before and that the job's node has closed it.
 
 A volume whose keys are not kept here opens with --key-file or --passphrase, if
 it has such a keyslot. Then its header is all that there is to go by, and nothing
@@ -32,22 +36,26 @@ followed; devices are left out.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Path = args[0]
-			return a.volumeExtract(cmd.Context(), o, how)
+			return a.volumeExtract(cmd.Context(), o, how, *any)
 		},
 	}
 	c.Flags().StringVar(&o.To, "to", "", "the `DIR`ectory to make")
 	c.Flags().StringVar(&o.Only, "only", "", "take only what matches this `PATTERN`, for example '*.png'")
 	how.flags(c)
+	any = anyState(c)
 	_ = c.MarkFlagRequired("to")
 	return c
 }
 
-func (a *app) volumeExtract(ctx context.Context, o volume.ExtractOptions, how opening) error {
+func (a *app) volumeExtract(ctx context.Context, o volume.ExtractOptions, how opening, any bool) error {
 	v, err := a.open(ctx, o.Path, how)
 	if err != nil {
 		return err
 	}
 	defer v.Keys.Wipe()
+	if err := a.current(o.Path, v, any); err != nil {
+		return err
+	}
 	o.Pinned, o.VolumeKey = v.Pinned, v.Keys.VolumeKey
 	p := newProgress(a.stderr, "decrypting")
 	o.Progress = p.step

@@ -14,6 +14,7 @@ import (
 
 func newVolumeLs(a *app) *cobra.Command {
 	var how opening
+	var any *bool
 	var long bool
 	c := &cobra.Command{
 		Use:   "ls V.luks",
@@ -22,20 +23,24 @@ func newVolumeLs(a *app) *cobra.Command {
   cloister volume ls -l patients.luks`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.volumeLs(cmd.Context(), args[0], how, long)
+			return a.volumeLs(cmd.Context(), args[0], how, long, *any)
 		},
 	}
 	c.Flags().BoolVarP(&long, "long", "l", false, "with permissions, size, time, and where links point")
 	how.flags(c)
+	any = anyState(c)
 	return c
 }
 
-func (a *app) volumeLs(ctx context.Context, path string, how opening, long bool) error {
+func (a *app) volumeLs(ctx context.Context, path string, how opening, long, any bool) error {
 	v, err := a.open(ctx, path, how)
 	if err != nil {
 		return err
 	}
 	defer v.Keys.Wipe()
+	if err := a.current(path, v, any); err != nil {
+		return err
+	}
 	return volume.List(path, v.Pinned, v.Keys.VolumeKey, func(i volume.Item) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -105,10 +110,16 @@ func (a *app) volumeInfo(path string) error {
 			a.printf("made by    job %s\n", v.Job)
 		}
 		use := "writing"
-		if v.Pinned.Verity != nil {
+		switch {
+		case v.Pinned.Verity != nil:
 			use = "reading: a change is noticed"
+		case v.Pinned.Integrity != nil:
+			use = "writing: every sector is authenticated"
 		}
 		a.printf("for        %s\n", use)
+		if v.Seen.Counter > 0 {
+			a.printf("seen       state %d, after job %s\n", v.Seen.Counter, v.Seen.Job)
+		}
 	}
 	a.note("Nothing in a header is authenticated: cloister opens volumes with what it keeps itself.\n")
 	return nil

@@ -29,7 +29,7 @@ func init() { testUID, testGID = 2001, 2001 }
 func openVolume(t *testing.T, fill func(dir string)) *unlock.Opened {
 	t.Helper()
 	dir := t.TempDir()
-	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 16<<20)
+	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 16<<20, true)
 	check(t, err)
 	from, raw, path, key := dir+"/from", dir+"/raw", dir+"/v.luks", dir+"/key"
 	check(t, os.Mkdir(from, 0o755))

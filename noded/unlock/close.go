@@ -71,8 +71,7 @@ func closeDevice(name string, until time.Time) (forced bool, err error) {
 		return false, err
 	}
 	if state != cryptsetup.Busy {
-		flush(name)
-		err = cryptsetup.Close(name)
+		err = closeIdle(name)
 		if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
 			return false, nil
 		}
@@ -87,11 +86,30 @@ func closeDevice(name string, until time.Time) (forced bool, err error) {
 	return false, err
 }
 
+// closeIdle removes a mapping that nothing has open.
+func closeIdle(name string) error {
+	d, _ := parseName(name)
+	if d.kind == authenc {
+		// A closing that cannot be counted must not keep the key in the kernel: the
+		// owner's client says that the volume was not closed.
+		_ = leave(name)
+	}
+	flush(name)
+	if d.kind == authenc || d.kind == tags {
+		return cryptsetup.Remove(name)
+	}
+	return cryptsetup.Close(name)
+}
+
 // flush sends a cache flush down to the backing file (ext4's last super block
 // write need not have carried one). A failure is the file server's to report:
 // the data is as safe as it can be made from here.
 func flush(name string) {
-	if f, err := os.OpenFile("/dev/mapper/"+name, os.O_RDWR, 0); err == nil {
+	path, err := cryptsetup.Path(name)
+	if err != nil {
+		return
+	}
+	if f, err := os.OpenFile(path, os.O_RDWR, 0); err == nil {
 		f.Sync()
 		f.Close()
 	}

@@ -33,6 +33,8 @@ import (
 // cluster.
 
 const (
+	jobID = "00112233445566778899aabbccddeeff"
+
 	uid = 4711
 	gid = 4712
 )
@@ -295,7 +297,7 @@ func TestAWrongVolumeIsRefusedAndLeavesNothing(t *testing.T) {
 func TestANewVolumeIsReadBackByTheClient(t *testing.T) {
 	s := session(t)
 	dir := t.TempDir()
-	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 64<<20)
+	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 64<<20, false)
 	check(t, err)
 	f, err := os.OpenFile(dir+"/results.luks", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	check(t, err)
@@ -303,7 +305,7 @@ func TestANewVolumeIsReadBackByTheClient(t *testing.T) {
 	check(t, f.Truncate(pinned.End()))
 	begin := time.Now()
 	o, err := Open(t.Context(), s, Volume{
-		File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, Label: "results", UID: uid, GID: gid,
+		File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, Job: jobID, Label: "results", UID: uid, GID: gid,
 	})
 	check(t, err)
 	t.Logf("made in %v", time.Since(begin))
@@ -377,13 +379,13 @@ func TestASecondWriterIsRefusedUntilTheFirstHasClosed(t *testing.T) {
 
 // openAndBeKilled is a daemon that dies by kill -9 with a volume open.
 func openAndBeKilled(dir string) {
-	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 32<<20)
+	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 32<<20, false)
 	if err == nil {
 		var f *os.File
 		if f, err = os.Create(dir + "/v.luks"); err == nil {
 			f.Truncate(pinned.End())
 			_, err = Open(context.Background(), filepath.Base(dir), Volume{
-				File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, UID: uid, GID: gid,
+				File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, Job: jobID, UID: uid, GID: gid,
 			})
 		}
 	}
@@ -596,13 +598,13 @@ func TestPlainModeReadsTheSameBytesAsLUKS2(t *testing.T) {
 
 func TestUdevDoesNotProbeWhatIsInside(t *testing.T) {
 	s := session(t)
-	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 32<<20)
+	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 32<<20, false)
 	check(t, err)
 	f, err := os.Create(t.TempDir() + "/v.luks")
 	check(t, err)
 	defer f.Close()
 	check(t, f.Truncate(pinned.End()))
-	o, err := Open(t.Context(), s, Volume{File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, UID: uid, GID: gid})
+	o, err := Open(t.Context(), s, Volume{File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, Job: jobID, UID: uid, GID: gid})
 	check(t, err)
 	defer o.Mount.Close()
 	exec.Command("udevadm", "settle", "--timeout=20").Run()
@@ -624,14 +626,14 @@ func TestAUsersFileOnTheFileServerOpens(t *testing.T) {
 	check(t, unix.Stat(home, &st))
 	user := userfile.User{UID: st.Uid, GID: st.Gid}
 	s := session(t)
-	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 64<<20)
+	pinned, keys, err := volume.PlanNewVolume(rand.Reader, 64<<20, false)
 	check(t, err)
 	name := "guest-" + s + ".luks"
 	f, err := userfile.Create(t.Context(), user, []string{filepath.Dir(home)}, home, name, pinned.End())
 	check(t, err)
 	defer f.Close()
 	begin := time.Now()
-	o, err := Open(t.Context(), s, Volume{File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, UID: st.Uid, GID: st.Gid})
+	o, err := Open(t.Context(), s, Volume{File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, Job: jobID, UID: st.Uid, GID: st.Gid})
 	check(t, err)
 	t.Logf("made on NFS in %v", time.Since(begin))
 	w, err := at(t, o, "x", unix.O_CREAT|unix.O_WRONLY)
@@ -646,7 +648,7 @@ func TestAUsersFileOnTheFileServerOpens(t *testing.T) {
 	defer again.Close()
 	defer userfile.Remove(context.Background(), user, []string{filepath.Dir(home)}, home, name, again)
 	s2 := session(t)
-	o, err = Open(t.Context(), s2, Volume{File: again, Pinned: pinned, Key: keys.VolumeKey, UID: st.Uid, GID: st.Gid})
+	o, err = Open(t.Context(), s2, Volume{Job: jobID, File: again, Pinned: pinned, Key: keys.VolumeKey, UID: st.Uid, GID: st.Gid})
 	check(t, err)
 	defer o.Mount.Close()
 	r, err := at(t, o, "x", unix.O_RDONLY)

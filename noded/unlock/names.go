@@ -81,7 +81,7 @@ func Sessions() ([]string, error) {
 	return sessions, nil
 }
 
-// devices lists Cloister's mappings, crypt before verity.
+// devices lists Cloister's mappings in the order of kinds.
 func devices() ([]device, error) {
 	names, err := cryptsetup.Names()
 	if err != nil {
@@ -94,7 +94,7 @@ func devices() ([]device, error) {
 		}
 	}
 	slices.SortFunc(all, func(a, b device) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.session, b.session), cmp.Compare(a.index, b.index))
+		return cmp.Or(cmp.Compare(slices.Index(kinds, a.kind), slices.Index(kinds, b.kind)), cmp.Compare(a.session, b.session), cmp.Compare(a.index, b.index))
 	})
 	return all, nil
 }
@@ -102,7 +102,7 @@ func devices() ([]device, error) {
 func parseName(s string) (device, bool) {
 	rest, ok := strings.CutPrefix(s, namePrefix)
 	parts := strings.Split(rest, "-")
-	if !ok || len(parts) != 3 || validSession(parts[0]) != nil || parts[2] != crypt && parts[2] != verity {
+	if !ok || len(parts) != 3 || validSession(parts[0]) != nil || !slices.Contains(kinds, parts[2]) {
 		return device{}, false
 	}
 	index, err := strconv.Atoi(parts[1])

@@ -79,7 +79,7 @@ func (o *opening) open() (*os.File, error) {
 			return nil, err
 		}
 	}
-	payload, err := attachLoop(o.file, p.offset, p.size, o.ReadOnly)
+	payload, err := attachLoop(o.file, p.offset, p.area, o.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -90,13 +90,24 @@ func (o *opening) open() (*os.File, error) {
 			return nil, err
 		}
 	}
-	if device, err = o.openCrypt(device, p); err != nil {
+	if p.authenticated {
+		device, err = o.openAuthenticated(payload, p)
+	} else {
+		device, err = o.openCrypt(device, p)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if o.Create {
-		if err := makeFileSystem(device); err != nil {
-			return nil, err
-		}
+	if o.Create && p.authenticated {
+		err = newFileSystem(device, o.Pinned.FileSystemSize())
+	} else if o.Create {
+		err = makeFileSystem(device)
+	}
+	if err == nil && p.authenticated {
+		err = o.enter(device, p)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return o.mount(device)
 }
@@ -196,7 +207,7 @@ func (o *opening) mount(device string) (*os.File, error) {
 	}
 	m, err := detached.New("ext4", options, attrs)
 	switch {
-	case errors.Is(err, unix.EIO):
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.EILSEQ):
 		return nil, fmt.Errorf("%w: the file is not the one that the manifest pins, or was altered", err)
 	case errors.Is(err, unix.EINVAL):
 		return nil, fmt.Errorf("%w: wrong key, or no ext4 file system in the volume", err)
@@ -243,8 +254,11 @@ type parameters struct {
 	sectorSize int64
 	offset     int64 // bytes
 	size       int64 // bytes
+	area       int64 // bytes of the file, with the tags if authenticated
 	verity     *volume.Verity
-	plaintext  bool // only a mutants build can set it
+	// authenticated: by dm-integrity and dm-crypt; cipher says nothing then.
+	authenticated bool
+	plaintext     bool // only a mutants build can set it
 }
 
 // pinned are the manifest's parameters: nothing else decides in a release build.
@@ -252,6 +266,7 @@ func (o *opening) pinned() parameters {
 	p := o.Pinned
 	return parameters{
 		cipher: p.Cipher, sectorSize: p.SectorSize,
-		offset: p.PayloadOffset, size: p.PayloadSize, verity: p.Verity,
+		offset: p.PayloadOffset, size: p.PayloadSize, area: p.AreaSize(), verity: p.Verity,
+		authenticated: p.Integrity != nil,
 	}
 }

@@ -9,12 +9,23 @@ import (
 	"strconv"
 
 	"cloister/mutant"
+	"cloister/secret"
+	"cloister/volume"
+	"cloister/volume/luks2"
 )
 
 // parameters believes the header in the file when the defence is taken out,
 // as a node would that calls `cryptsetup open`: that is what attack 19 needs.
 func (o *opening) parameters() parameters {
 	p := o.pinned()
+	if p.authenticated && mutant.Removed(mutant.Authentication) {
+		// dm-crypt alone, as for a volume that was sealed with integrity=none.
+		p.authenticated, p.cipher = false, volume.Cipher
+		half := secret.Alloc(luks2.VolumeKeySize)
+		copy(half.Reveal(), o.key.Reveal())
+		o.key = half
+		o.Pinned.Cipher, o.Pinned.Integrity = p.cipher, nil
+	}
 	if !mutant.Removed(mutant.PinnedHeader) || o.Create {
 		return p
 	}
@@ -41,6 +52,7 @@ func (o *opening) parameters() parameters {
 	}
 	p.verity = nil
 	p.size -= (offset - p.offset) / loopBlock * loopBlock
+	p.area = p.size
 	p.cipher, p.sectorSize, p.offset = s.Encryption, s.SectorSize, offset
 	p.plaintext = len(s.Encryption) >= 11 && s.Encryption[:11] == "cipher_null"
 	return p

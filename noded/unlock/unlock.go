@@ -8,7 +8,7 @@
 //
 //	loop device over the payload's ciphertext   [loop device over the hash tree]
 //	[dm-verity of both, read-only volumes]
-//	dm-crypt in plain mode
+//	dm-crypt in plain mode    [or dm-integrity and an authenticated dm-crypt]
 //	ext4, mounted detached, idmapped to the job's user
 //
 // The result is a mount that no process can see until package jobview attaches
@@ -18,7 +18,8 @@
 // every step reads or writes a file on a file server that may be dead, and
 // because libcryptsetup then cannot take the daemon with it.
 //
-// Device names are cloister-SESSION-INDEX-crypt and -verity. Close works from
+// Device names are cloister-SESSION-INDEX-crypt, -verity, -authenc and
+// -integrity. Close works from
 // the names alone, so a daemon that was killed at any point can clean up.
 // Loop devices have LO_FLAGS_AUTOCLEAR: they go with their last user.
 package unlock
@@ -42,9 +43,12 @@ type Volume struct {
 	Index    int           // position in the manifest, part of the device names
 	File     *os.File      // opened with the user's rights (package userfile); loop I/O uses those credentials
 	Pinned   volume.Pinned // from the manifest
-	Key      secret.Bytes  // the volume key, 64 bytes for AES-256-XTS
+	Key      secret.Bytes  // the volume key, Pinned.KeySize bytes
 	ReadOnly bool          // then Pinned.Verity is demanded
 	UID, GID uint32        // who owns what belongs to 0 inside
+
+	Job   string       // the sealed job's id; an authenticated volume's state names it
+	Known volume.State // the newest state that the manifest's maker saw; an older one is refused
 
 	Create     bool         // File is new: write a LUKS2 header and make a file system
 	KeyslotKey secret.Bytes // Create only: opens the header's keyslot for the owner
@@ -76,6 +80,8 @@ type openRequest struct {
 	ReadOnly      bool          `json:"readonly"`
 	Create        bool          `json:"create"`
 	Label         string        `json:"label"`
+	Job           string        `json:"job"`
+	Known         volume.State  `json:"known"`
 	UID           uint32        `json:"uid"`
 	GID           uint32        `json:"gid"`
 	KeySize       int           `json:"key_size"`         // bytes, first in the pipe
@@ -124,6 +130,7 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 	}
 	request := openRequest{
 		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
+		Job: v.Job, Known: v.Known,
 		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
 	}
 	var reply openReply
@@ -138,7 +145,7 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 		// The helper undoes its own steps, but not when it was killed.
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeDeadline)
 		defer cancel()
-		return nil, errors.Join(err, closeNames(cleanup, []string{name(session, v.Index, crypt), name(session, v.Index, verity)}))
+		return nil, errors.Join(err, closeNames(cleanup, v.names(session)))
 	}
 	return &Opened{Mount: files[0], Names: reply.Names}, nil
 }
@@ -198,11 +205,24 @@ func withDeadline(ctx context.Context, d time.Duration) (context.Context, contex
 
 // Kinds of device, the last part of a name.
 const (
-	crypt  = "crypt"
-	verity = "verity"
+	authenc = "authenc" // dm-crypt that checks tags
+	crypt   = "crypt"
+	tags    = "integrity"
+	verity  = "verity"
 )
 
+// kinds are in the order in which a volume's mappings must be closed.
+var kinds = []string{authenc, crypt, tags, verity}
+
 const namePrefix = "cloister-"
+
+// names are those that the volume's mappings can have.
+func (v Volume) names(session string) (all []string) {
+	for _, kind := range kinds {
+		all = append(all, name(session, v.Index, kind))
+	}
+	return all
+}
 
 func name(session string, index int, kind string) string {
 	return namePrefix + session + "-" + strconv.Itoa(index) + "-" + kind

@@ -152,7 +152,7 @@ set_inode_field out mode 041777
 
 // encryptFor makes a volume of alice's of a file system.
 func encryptFor(s *deploy.Site, name string, plain []byte) error {
-	pinned, keys, err := volume.PlanNewVolume(rand.Reader, int64(len(plain)))
+	pinned, keys, err := volume.PlanNewVolume(rand.Reader, int64(len(plain)), true)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,184 @@
+package unlock
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/cgo/cryptsetup"
+	"cloister/mutant"
+	"cloister/volume"
+	"cloister/volume/ext4"
+	"cloister/volume/integrity"
+)
+
+// openAuthenticated maps an authenticated volume over the device of its area:
+// dm-integrity, which stores the tags, below dm-crypt, which checks them.
+//
+// The kernel reads dm-integrity's superblock and journal. Both are written first
+// as the pinned size makes them, so that it does not matter what the file held:
+// writes are direct and the journal never holds anything.
+func (o *opening) openAuthenticated(area *os.File, p parameters) (string, error) {
+	l, err := integrity.NewLayout(p.size)
+	if err != nil {
+		return "", err
+	}
+	if err := writeWhole(area, l.Head(), 0); err != nil {
+		return "", fmt.Errorf("preparing the volume's tags: %w", err)
+	}
+	n := name(o.Session, o.Index, tags)
+	device, err := cryptsetup.OpenIntegrity(cryptsetup.Integrity{
+		Name: n, Device: area.Name(), Size: uint64(p.size) / unit,
+		TagSize: integrity.TagSize, SectorSize: integrity.SectorSize,
+		JournalSectors: integrity.JournalSectors, InterleaveSectors: integrity.InterleaveSectors,
+	})
+	if err != nil {
+		return "", err
+	}
+	o.names = append(o.names, n)
+	n = name(o.Session, o.Index, authenc)
+	device, err = cryptsetup.OpenAuthenticated(cryptsetup.Authenticated{
+		Name: n, Device: device, Size: uint64(p.size) / unit, Key: o.key,
+		SectorSize: integrity.SectorSize, TagSize: integrity.TagSize,
+	})
+	if err != nil {
+		return "", err
+	}
+	o.names = append(o.names, n)
+	return device, nil
+}
+
+// enter counts the opening in the volume's state, after it has refused a state
+// that is older than the owner knows.
+func (o *opening) enter(device string, p parameters) error {
+	var was volume.State
+	if !o.Create {
+		var err error
+		if was, err = readState(device, p.size); err != nil {
+			return fmt.Errorf("reading the volume's state: %w", err)
+		}
+		if err := was.After(o.Known); err != nil && !mutant.Removed(mutant.Counter) {
+			return err
+		}
+	}
+	if err := writeState(device, p.size, was.Opened(o.Job)); err != nil {
+		return fmt.Errorf("counting in the volume's state: %w", err)
+	}
+	return nil
+}
+
+// leave counts the closing of the authenticated mapping n, which nobody uses any
+// more. One whose opening was not counted stays as it is.
+func leave(n string) error {
+	device, err := cryptsetup.Path(n)
+	if err != nil {
+		return err
+	}
+	size, err := sizeOf(device)
+	if err != nil {
+		return err
+	}
+	s, err := readState(device, size)
+	if err == nil && s.Unclosed() {
+		err = writeState(device, size, s.Closed())
+	}
+	if err != nil {
+		return fmt.Errorf("counting the closing of %s: %w", n, err)
+	}
+	return nil
+}
+
+func readState(device string, size int64) (volume.State, error) {
+	f, err := os.OpenFile(device, os.O_RDONLY, 0)
+	if err != nil {
+		return volume.State{}, err
+	}
+	defer f.Close()
+	b := make([]byte, volume.StateSize)
+	if _, err := f.ReadAt(b, size-volume.StateSize); err != nil {
+		return volume.State{}, altered(err)
+	}
+	return volume.ParseState(b)
+}
+
+// writeState writes one whole page, for which the kernel reads nothing first,
+// and returns once the file server has it.
+func writeState(device string, size int64, s volume.State) error {
+	b, err := s.Encode()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeWhole(f, b, size-volume.StateSize), f.Close())
+}
+
+func writeWhole(f *os.File, b []byte, at int64) error {
+	if _, err := f.WriteAt(b, at); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func sizeOf(device string) (int64, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return deviceSize(f)
+}
+
+// altered says what the kernel's error means for a volume.
+func altered(err error) error {
+	if errors.Is(err, unix.EIO) || errors.Is(err, unix.EILSEQ) {
+		return fmt.Errorf("%w: the file was altered, or is not the one that the manifest pins", err)
+	}
+	return err
+}
+
+// newFileSystem makes an empty file system of size bytes on device. It only
+// writes, and only what is in use: nothing can be read from an authenticated
+// volume that was not written before, and the file stays sparse. mkfs.ext4 reads.
+//
+// It has no journal: without one, a node that dies leaves a file system that the
+// client still reads.
+func newFileSystem(device string, size int64) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("making a file system: %w", err)
+	}
+	defer f.Close()
+	options := ext4.Options{Size: size, Seconds: time.Now().Unix()}
+	rand.Read(options.UUID[:])
+	im, err := ext4.NewImage(&ext4.Inode{Mode: unix.S_IFDIR | 0o755, Seconds: options.Seconds, Path: "."}, options)
+	if err != nil {
+		return err
+	}
+	noFiles := func(*ext4.Inode) (io.ReaderAt, error) { return nil, errors.New("a new file system has no files") }
+	buf := make([]byte, 256<<10)
+	for at := int64(0); at < size; at += int64(len(buf)) {
+		first, n := at/ext4.BlockSize, int64(len(buf))/ext4.BlockSize
+		used := buf[:im.Used(first, n)*ext4.BlockSize]
+		if len(used) == 0 {
+			continue
+		}
+		if err := im.Fill(used, first, noFiles); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(used, at); err != nil {
+			return fmt.Errorf("making a file system: %w", err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("making a file system: %w", err)
+	}
+	return nil
+}
