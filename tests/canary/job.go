@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -191,8 +192,8 @@ func (j *jobs) seal(ctx context.Context, s *deploy.Site, sealer, node, name stri
 	return nil
 }
 
-// addVolumeKeys takes each half of a volume key by itself: XTS keys the two halves apart, so a copy of one is
-// a leak too.
+// addVolumeKeys takes each 32 bytes of a volume key by themselves: XTS and HMAC key their parts apart, so a copy
+// of one is a leak too.
 func (j *jobs) addVolumeKeys(home string) error {
 	store := keystore.In(home)
 	for _, name := range []string{"in.luks", results(cluster.S1), results(cluster.S2)} {
@@ -204,9 +205,11 @@ func (j *jobs) addVolumeKeys(home string) error {
 			return fmt.Errorf("%d volumes are named %s", len(volumes), name)
 		}
 		k := volumes[0].Keys
-		key := k.VolumeKey.Reveal()
-		j.add(kindKeys, name+" 1st half", key[:len(key)/2])
-		j.add(kindKeys, name+" 2nd half", key[len(key)/2:])
+		part := 0
+		for piece := range slices.Chunk(k.VolumeKey.Reveal(), 32) {
+			part++
+			j.add(kindKeys, fmt.Sprintf("%s part %d", name, part), piece)
+		}
 		j.add(kindKeys, name+" keyslot", k.KeyslotKey.Reveal())
 	}
 	return nil

@@ -351,7 +351,7 @@ func (s *story) after(ctx context.Context, _ analysis.Paths) error {
 	for _, c := range []struct{ cmd, want string }{
 		{"ls /dev/mapper | grep -c cloister || true", "0\n"},
 		{"losetup -l -n | wc -l", "0\n"},
-		{"cat /proc/*/mountinfo 2>/dev/null | grep -c -e cloister-image -e mapper/cloister || true", "0\n"},
+		{"cat /proc/*/mountinfo 2>/dev/null | grep -c -e cloister-image -e mapper/cloister -e /dev/dm- || true", "0\n"},
 		{"ls /run/cloister/sessions | wc -l", "0\n"},
 		{"grep -c ^crypt /proc/keys || true", "0\n"},
 		{"nft list tables | grep -c 'inet cloister' || true", "0\n"},
