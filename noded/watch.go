@@ -140,7 +140,9 @@ func (d *Daemon) begin(l *live, r *session.Record) {
 }
 
 // newLive is a session of a Slurm job.
-func newLive(job uint32) *live { return &live{slurmJob: job, since: time.Now().UTC(), stopped: make(chan struct{})} }
+func newLive(job uint32) *live {
+	return &live{slurmJob: job, since: time.Now().UTC(), stopped: make(chan struct{})}
+}
 
 // end has the session ended, once; the first reason counts.
 func (l *live) end(why error) {

@@ -25,7 +25,7 @@ func (noSystemd) Forget(string)               {}
 
 type countedSlurm struct{ drained *atomic.Int32 }
 
-func (s countedSlurm) Drain(context.Context, string) error  { s.drained.Add(1); return nil }
+func (s countedSlurm) Drain(context.Context, string) error { s.drained.Add(1); return nil }
 func (s countedSlurm) Resume(context.Context, string) (bool, string, error) {
 	return false, "", nil
 }
@@ -36,7 +36,7 @@ func (s countedSlurm) Cancel(context.Context, uint32) error { return nil }
 func idleDaemon(class policy.Class) (d *Daemon, drained *atomic.Int32) {
 	drained = new(atomic.Int32)
 	return New(Config{
-		Policy: &policy.Policy{Class: class}, Check: func() []string { return nil }, Log: zap.NewNop(), Systemd: noSystemd{}, Node: "s2",
+		Policy: &policy.Policy{Class: class}, Check: func() []string { return nil }, Log: zap.NewNop(), Systemd: noSystemd{}, Node: "s2", RunDir: "/nonexistent",
 		Slurm: countedSlurm{drained},
 	}), drained
 }

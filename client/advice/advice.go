@@ -15,6 +15,7 @@ const (
 	Refused     = 3   // what was given is not valid, or is refused
 	WrongKey    = 4   // no keyslot opens with the passphrase or key
 	InUse       = 5   // another program has the volume open for writing
+	Unfit       = 6   // the node refuses sealed jobs
 	Interrupted = 130 // Ctrl-C, as a shell reports it (128 + SIGINT)
 )
 
