@@ -84,6 +84,7 @@ func TestEachStepAndEachTryToUndoItHasARecordAndAPhase(t *testing.T) {
 			return nil
 		},
 		Undo: func(context.Context) error {
+			time.Sleep(time.Millisecond)
 			if tries++; tries < 3 {
 				return errors.New("busy")
 			}

@@ -194,7 +194,7 @@ func TestWhateverACrashLeavesIsMarkedAndTheChainGoesOn(t *testing.T) {
 	}
 	lastLine := bytes.LastIndexByte(whole[:len(whole)-1], '\n') + 1
 	tails := [][]byte{nil}
-	for n := 1; n < len(whole)-lastLine; n += 7 {
+	for n := len(whole) - lastLine - 1; n > 0; n -= 7 {
 		tails = append(tails, whole[lastLine:lastLine+n])
 	}
 	tails = append(tails, make([]byte, 100), append(make([]byte, 50), "rest of a line\n"...), append(whole[lastLine:lastLine+20:lastLine+20], make([]byte, 9)...))
@@ -215,7 +215,7 @@ func TestWhateverACrashLeavesIsMarkedAndTheChainGoesOn(t *testing.T) {
 		}
 		want := uint64(9 + 6)
 		if len(tail) > 0 {
-			want++ // the mark
+			want++ // the mark, or the last record itself if it is whole but for the line feed
 		}
 		if r.Records != want {
 			t.Fatalf("%q: %d records, want %d", tail, r.Records, want)

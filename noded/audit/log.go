@@ -54,7 +54,10 @@ type Log struct {
 	done    chan struct{}
 }
 
-var errNone = errors.New("no records are kept")
+var (
+	errNone   = errors.New("no records are kept")
+	errClosed = errors.New("the records are closed")
+)
 
 // Open goes on with the records in the directory. What a crash left of the
 // last one is marked as that; what more is wrong with them is an incident, and
@@ -163,6 +166,13 @@ func (l *Log) mend(p part) error {
 		tail = append(tail[:len(tail):len(tail)], '\n')
 		if err := l.write([]byte{'\n'}); err != nil {
 			return err
+		}
+		if r, hash, err := parse(p.tail); err == nil && r.Seq == l.head.Seq+1 && r.Prev == l.head.Hash {
+			// Nothing but the line feed was lost.
+			p.links = append(p.links, link{Record: r, hash: hash})
+			l.head = Head{r.Seq, hash}
+			l.count(r)
+			tail = nil
 		}
 	}
 	if len(tail) > 0 {
@@ -392,14 +402,19 @@ func (l *Log) State() State {
 	return State{l.head, maps.Clone(l.counts), maps.Clone(l.events), l.failed}
 }
 
-// Close writes what is summed up and flushes everything.
+// Close writes what is summed up and flushes everything. It is safe to call
+// twice.
 func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
 	l.mu.Lock()
+	if errors.Is(l.failed, errClosed) {
+		l.mu.Unlock()
+		return nil
+	}
 	l.sumUp()
-	l.failed = errors.Join(l.failed, errors.New("the records are closed"))
+	l.failed = errors.Join(l.failed, errClosed)
 	l.mu.Unlock()
 	close(l.flush)
 	<-l.done

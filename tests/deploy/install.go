@@ -147,6 +147,7 @@ func (in *installer) nodes(ctx context.Context) error {
 		}
 		if err := in.put(ctx, node, map[string]string{
 			filepath.Join(in.bin, "cloister-noded"):                         "/usr/sbin/cloister-noded",
+			filepath.Join(in.bin, "cloister"):                               "/usr/bin/cloister",
 			filepath.Join(in.bin, "cloister.so"):                            "/usr/lib/cloister/cloister.so",
 			filepath.Join(in.bin, "cloister-secure.so"):                     "/usr/lib/cloister/cloister-secure.so",
 			filepath.Join(in.top, "systemd/cloister-noded.service"):         "/etc/systemd/system/cloister-noded.service",
