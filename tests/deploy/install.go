@@ -152,6 +152,7 @@ func (in *installer) nodes(ctx context.Context) error {
 			filepath.Join(in.bin, "cloister-secure.so"):                     "/usr/lib/cloister/cloister-secure.so",
 			filepath.Join(in.top, "systemd/cloister-noded.service"):         "/etc/systemd/system/cloister-noded.service",
 			filepath.Join(in.top, "systemd/cloister-noded.socket"):          "/etc/systemd/system/cloister-noded.socket",
+			filepath.Join(in.top, "systemd/cloister-metrics.socket"):        "/etc/systemd/system/cloister-metrics.socket",
 			filepath.Join(in.top, "systemd/slurmd.service.d/cloister.conf"): "/etc/systemd/system/slurmd.service.d/cloister.conf",
 			in.file("policy-" + node):                                       "/etc/cloister/policy.toml",
 			in.file("allowed_signers"):                                      "/etc/cloister/allowed_signers",

@@ -127,6 +127,18 @@ func TestRecordsTellOfAJobAndOfWhatWasDoneToItsNode(t *testing.T) {
 	clean(t, s, cluster.S2)
 
 	verifies(t, s, early)
+
+	// As docs/admin.md says it; the guest has no curl.
+	out, err = s.Output(ctx, cluster.S2, `set -e
+systemctl -q enable cloister-metrics.socket
+systemctl stop cloister-noded; systemctl start cloister-metrics.socket cloister-noded
+perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(Peer => "/run/cloister-metrics.sock") or die; print $s "GET /metrics HTTP/1.0\r\n\r\n"; print <$s>'`)
+	if err != nil || !strings.Contains(out, "cloister_incidents_total{kind=\"rules-changed\"} 1\n") {
+		t.Errorf("Prometheus gets %q, %v", out, err)
+	}
+	if st := nodeStatus(t, s, 0); st.State != status.InService {
+		t.Errorf("afterwards the node is %s", st.State)
+	}
 }
 
 // verifies checks the records of s2, as they are and as somebody altered them.
