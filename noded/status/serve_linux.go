@@ -9,8 +9,9 @@ import (
 	"net/http"
 	"time"
 
+	"cloister/noded/peer"
+
 	"golang.org/x/net/netutil"
-	"golang.org/x/sys/unix"
 )
 
 // A Source is a daemon that can be asked.
@@ -86,27 +87,9 @@ func (l rootOnly) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peerUID(c); err == nil && uid == 0 {
+		if who, err := peer.Credentials(c); err == nil && who.Uid == 0 {
 			return c, nil
 		}
 		c.Close()
 	}
-}
-
-// peerUID is whose process is at the other end (SO_PEERCRED, unix(7)).
-func peerUID(c *net.UnixConn) (uint32, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	if e := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); e != nil {
-		return 0, e
-	}
-	if err != nil {
-		return 0, err
-	}
-	return cred.Uid, nil
 }
