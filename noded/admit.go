@@ -12,6 +12,7 @@ import (
 	"cloister/kms"
 	"cloister/mutant"
 	"cloister/noded/account"
+	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/userfile"
 	"cloister/policy"
@@ -62,7 +63,7 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, e
 		return nil, err
 	}
 	if seen && !mutant.Removed(mutant.SingleUse) {
-		d.incident("sealed job submitted again", a)
+		d.noteIncident(audit.Replayed, a.about(), "")
 		return nil, refusal("this sealed job has already run here: each runs once", nextSealAgain)
 	}
 	if err := d.openFiles(ctx, a); err != nil {
@@ -218,7 +219,7 @@ func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) err
 		}
 	}
 	if errors.Is(err, kms.ErrUsed) || errors.Is(err, kms.ErrForeign) {
-		d.incident("token gone before this node used it", a)
+		d.noteIncident(audit.TokenUsed, a.about(), "")
 		return refusal("the job's single-use token is gone: this sealed job ran before, or somebody took the token", "if you did not submit it before, tell your security officer; then seal the script again")
 	}
 	return refusal(err.Error(), strings.TrimSuffix(kmsHint(err), "."))

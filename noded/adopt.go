@@ -58,7 +58,8 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 	life := store[keptLifeline]
 	records, err := d.journal.Load()
 	if err != nil {
-		return err
+		d.giveUp("nobody knows what a predecessor of noded left", err)
+		return ctx.Err()
 	}
 	var adopted []string
 	for _, r := range records {
@@ -66,12 +67,12 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		if slices.Contains(r.Begun, stepRun) && !r.Releasing && life != nil {
 			c, err := handoff.Adopt(life)
 			if err == nil {
-				log.Info("going on with a session after a restart")
 				if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil { // whatever happened meanwhile
 					return err
 				}
 				l := newLive(r.Job)
 				d.begin(l, r)
+				d.noteAdopted(l)
 				if err := store.reopen(l); err != nil {
 					log.Warn("the session goes on, but takes no more steps", zap.Error(err))
 				}
@@ -85,8 +86,13 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		}
 		log.Warn("undoing a session that a predecessor left")
 		store.close() // an open namespace would keep the volumes in use
-		if err := session.Undo(d.journal, r, d.steps(&live{record: r}, nil)); err != nil {
-			d.fence(log, fmt.Errorf("undoing session %s: %w", r.ID, err))
+		l := newLive(r.Job)
+		l.record = r
+		if err := session.Undo(d.journal, r, d.steps(l, nil)); err != nil {
+			d.fence(fmt.Errorf("undoing session %s: %w", r.ID, err))
+			if err := d.holdLock(ctx, r); err != nil {
+				return err
+			}
 			continue
 		}
 		go d.cancel(r.Job, log) // Slurm need not be up before noded
@@ -96,9 +102,24 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 	}
 	if len(adopted) == 0 {
 		d.forget()
-		return errors.Join(d.closeStrays(ctx), ctx.Err())
+		if err := d.closeStrays(ctx); err != nil && ctx.Err() == nil {
+			d.fence(err)
+		}
 	}
 	return ctx.Err()
+}
+
+// holdLock keeps a node locked whose session could not be undone: the lock is
+// its predecessor's, but nobody watches over it yet.
+func (d *Daemon) holdLock(ctx context.Context, r *session.Record) error {
+	if d.dedicated() || !slices.Contains(r.Begun, stepLock) {
+		return nil
+	}
+	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {
+		return err
+	}
+	d.watchLocked(ctx)
+	return nil
 }
 
 // keptFiles are the descriptors that came back from systemd's store, by name.
@@ -173,7 +194,7 @@ func (d *Daemon) goOn(ctx context.Context, c *handoff.Conn, l *live, log *zap.Lo
 		log.Info("noded ends, the job goes on")
 		return
 	}
-	o.log(log)
+	d.noteEnded(l, o)
 	d.finish(c, l, d.steps(l, nil), o, log)
 	overwriteFreed()
 	d.release(l)

@@ -13,11 +13,14 @@ import (
 	"sync"
 	"time"
 
+	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/lockdown"
+	"cloister/noded/pulse"
 	"cloister/noded/redeem"
 	"cloister/noded/replay"
 	"cloister/noded/session"
+	"cloister/noded/status"
 	"cloister/policy"
 
 	"filippo.io/age"
@@ -42,6 +45,10 @@ type Config struct {
 	// RunDir is a directory on tmpfs, for root alone.
 	RunDir string
 	Log    *zap.Logger
+	// Records keeps what was decided and done. A node that cannot record an
+	// admission runs no job. Version is noded's own, for the status.
+	Records *audit.Log
+	Version string
 	// Systemd keeps descriptors across restarts and shows the status.
 	Systemd Systemd
 	Slurm   Slurm
@@ -51,6 +58,10 @@ type Config struct {
 type Slurm interface {
 	// Drain takes the node out of service.
 	Drain(ctx context.Context, reason string) error
+	// Resume takes a node back into service whose reason for being drained
+	// begins with mark. For any other one it does nothing and says the reason,
+	// "" for a node that is not drained.
+	Resume(ctx context.Context, mark string) (resumed bool, reason string, err error)
 	// Cancel ends a job that runs on this node.
 	Cancel(ctx context.Context, job uint32) error
 }
@@ -67,6 +78,10 @@ type Daemon struct {
 	replay     *replay.Store
 	runDir     string
 	log        *zap.Logger
+	records    *audit.Log
+	version    string
+	started    time.Time
+	pulse      pulse.Monitor
 	systemd    Systemd
 	slurm      Slurm
 	lock       lockdown.Lock
@@ -78,8 +93,8 @@ type Daemon struct {
 	// busy is what the node is taken by: a session, from its first look at
 	// the script to the end of its undo.
 	busy *live
-	// fenced says why the node was given up, "" if it was not.
-	fenced string
+	// fenced says why the node was given up, nil if it was not.
+	fenced *status.Fence
 	// passed holds the slurmstepds of ordinary steps that were let through.
 	passed map[int]uint32
 	// watches end the watchers that run.
@@ -89,12 +104,14 @@ type Daemon struct {
 // New makes a daemon. It does not touch the node before Start.
 func New(c Config) *Daemon {
 	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, check: c.Check, memory: c.Memory, journal: c.Journal,
-		replay: c.Replay, runDir: c.RunDir, log: c.Log, systemd: c.Systemd, slurm: c.Slurm, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}, watches: map[string]running{}}
+		replay: c.Replay, runDir: c.RunDir, log: c.Log, records: c.Records, version: c.Version, started: time.Now().UTC(), systemd: c.Systemd, slurm: c.Slurm, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}, watches: map[string]running{}}
 }
 
 // Start brings the node to where it must be before slurmd and sshd start: a
 // dedicated node locked.
 func (d *Daemon) Start(ctx context.Context) error {
+	d.note(audit.Entry{Event: audit.NodeStarted, Detail: fmt.Sprintf("version %s, %s", d.version, d.policy.Class)})
+	d.loadFence()
 	if n, err := d.replay.Purge(time.Now()); err != nil {
 		return err
 	} else if n > 0 {
@@ -138,7 +155,7 @@ func (d *Daemon) lockNetwork(ctx context.Context, lock lockdown.Lock) error {
 		return err
 	}
 	d.watch(ctx, watchFilter, func(ctx context.Context) error {
-		return d.filter.Watch(ctx, lock, d.incidents("the packet filter was changed and is put back"))
+		return d.filter.Watch(ctx, lock, d.incidents(audit.RulesChanged))
 	})
 	return nil
 }
@@ -153,8 +170,11 @@ func (d *Daemon) openNetwork(ctx context.Context) error {
 // the daemon: its descriptors are in systemd's store.
 func (d *Daemon) Serve(ctx context.Context, s *handoff.Server) error {
 	d.status()
+	defer d.note(audit.Entry{Event: audit.NodeStopped})
 	defer d.adopted.Wait()
-	return s.Serve(ctx, d.launch)
+	loop, end := d.pulse.Begin(ctx, "the taking of launches", acceptLimit)
+	defer end()
+	return s.Serve(loop, d.launch)
 }
 
 func (d *Daemon) status() {
@@ -162,10 +182,12 @@ func (d *Daemon) status() {
 	defer d.mu.Unlock()
 	text := "idle"
 	switch {
-	case d.fenced != "":
-		text = "fenced: " + d.fenced
+	case d.fenced != nil:
+		text = "fenced: " + d.fenced.Reason + " (cloister node status)"
 	case d.busy != nil:
 		text = fmt.Sprintf("secure job %d", d.busy.slurmJob)
+	case d.dedicated():
+		text = "locked, waiting for sealed jobs"
 	}
 	d.systemd.Status(text)
 }

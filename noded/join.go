@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"cloister/mutant"
+	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/stepproof"
 	"cloister/sealed"
@@ -42,14 +43,16 @@ const nextStep = "start steps with srun from within the sealed script, and leave
 func (d *Daemon) join(c *handoff.Conn, l *live, log *zap.Logger) {
 	cwd, err := d.letIn(c, l)
 	if err == nil {
-		log.Info("a step joined the session", zap.String("session", l.record.ID), zap.Uint32("tasks", c.Request.Tasks), zap.String("cwd", cwd))
+		d.noteJoined(c, l, cwd)
 		return
 	}
 	var known *sealed.Refusal
 	if errors.As(err, &known) {
-		log.Error("incident: a step was started into a secure job", zap.String("session", l.record.ID), zap.Error(err))
+		e := asked("", &c.Request)
+		e.Session, e.User = l.record.ID, l.record.User
+		d.noteIncident(audit.StepRefused, e, err.Error())
 	}
-	d.refuse(c, log, "admit", err)
+	d.refuse(c, l, log, "admit", err)
 }
 
 // letIn checks the step and hands the view to its slurmstepd, with the door

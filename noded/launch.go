@@ -28,7 +28,7 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 	r := &c.Request
 	log := d.log.With(zap.Uint32("job", r.Job), zap.Uint32("step", r.Step), zap.Uint32("uid", r.UID))
 	if reason := d.unfit(r.Secure); reason != "" {
-		d.refuse(c, log, "admit", refusal(reason, "ask the administrator; on the node: journalctl -u cloister-noded"))
+		d.refuse(c, nil, log, "admit", refusal(reason, "ask the administrator; on the node: cloister node status"))
 		return
 	}
 	if !r.Secure || !r.Batch() {
@@ -37,7 +37,7 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 	}
 	l := newLive(r.Job)
 	if !d.take(l) {
-		d.refuse(c, log, "admit", refusal("another secure job has this node", "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive"))
+		d.refuse(c, nil, log, "admit", refusal("another secure job has this node", "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive"))
 		return
 	}
 	d.status()
@@ -53,8 +53,8 @@ func (d *Daemon) unfit(secure bool) string {
 	d.mu.Lock()
 	fenced := d.fenced
 	d.mu.Unlock()
-	if fenced != "" {
-		return "this node is out of service: " + fenced
+	if fenced != nil {
+		return "this node is out of service: " + fenced.Reason
 	}
 	if !secure && !d.dedicated() {
 		return ""
@@ -98,7 +98,7 @@ func (d *Daemon) ordinary(c *handoff.Conn, log *zap.Logger) {
 	switch {
 	case pass:
 		if err := d.markUnsigned(); err != nil {
-			d.refuse(c, log, "admit", err)
+			d.refuse(c, nil, log, "admit", err)
 			return
 		}
 		if err := c.Pass(); err != nil {
@@ -107,11 +107,11 @@ func (d *Daemon) ordinary(c *handoff.Conn, log *zap.Logger) {
 	case busy != nil && busy.slurmJob == r.Job:
 		d.join(c, busy, log)
 	case busy != nil:
-		d.refuse(c, log, "admit", refusal("a secure job has this node to itself", "submit to another node, or wait until it ends"))
+		d.refuse(c, nil, log, "admit", refusal("a secure job has this node to itself", "submit to another node, or wait until it ends"))
 	case r.Secure:
-		d.refuse(c, log, "admit", refusal("only batch jobs can be sealed", "write a batch script, seal it, and submit it with sbatch --secure"))
+		d.refuse(c, nil, log, "admit", refusal("only batch jobs can be sealed", "write a batch script, seal it, and submit it with sbatch --secure"))
 	default:
-		d.refuse(c, log, "admit", refusal("this node runs sealed jobs only", "seal the script and submit it with sbatch --secure, or use another partition"))
+		d.refuse(c, nil, log, "admit", refusal("this node runs sealed jobs only", "seal the script and submit it with sbatch --secure, or use another partition"))
 	}
 }
 
@@ -182,23 +182,25 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 	}()
 	a, group, err := d.consider(setup, c)
 	if err != nil {
-		d.refuse(c, log, "admit", err)
+		d.refuse(c, nil, log, "admit", err)
 		return
 	}
 	defer a.close()
 	log = log.With(zap.String("session", a.manifest.Job), zap.String("user", a.user.Name))
 	log.Info("admitted", zap.Duration("took", time.Since(started)))
 	d.begin(l, &session.Record{ID: a.manifest.Job, Job: l.slurmJob, Stepd: c.PID(), UID: a.user.UID, GID: a.user.GID, User: a.user.Name, Cgroup: group, Started: started.UTC()})
+	admitted := d.noteAdmitted(l, started)
 	steps := d.steps(l, a)
 	if err := session.Run(setup, d.journal, l.record, steps); err != nil {
-		d.failed(c, log, err)
+		d.failed(c, l, log, err)
 		return
 	}
-	if err := d.keep(c, l); err != nil {
-		d.failed(c, log, errors.Join(err, d.undo(l, steps)))
+	if err := errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted)); err != nil {
+		d.failed(c, l, log, errors.Join(err, d.undo(l, steps)))
 		return
 	}
 	l.unlock()
+	d.noteRunning(l, started)
 	if err := c.Admit(d.answer(a, l.view)); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
 		d.finish(c, l, steps, outcome{err: err}, log)
@@ -211,7 +213,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		log.Info("noded ends, the job goes on")
 		return
 	}
-	o.log(log)
+	d.noteEnded(l, o)
 	d.finish(c, l, steps, o, log)
 }
 
@@ -223,14 +225,6 @@ type outcome struct {
 
 // unsaid: slurmstepd is gone, or cannot be heard.
 func (o outcome) unsaid() bool { return o.end.Died || o.err != nil }
-
-func (o outcome) log(log *zap.Logger) {
-	if o.unsaid() {
-		log.Warn("ending the job", zap.Bool("slurmstepd is gone", o.end.Died), zap.Error(o.err))
-		return
-	}
-	log.Info("ended", zap.Int("status", o.end.Status))
-}
 
 // tell is what the user reads of it in slurm-%j.out, which has nothing of the
 // script's own.
@@ -271,10 +265,11 @@ func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgr
 func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcome, log *zap.Logger) {
 	began := time.Now()
 	if err := d.undo(l, steps); err != nil {
-		d.fence(log, err)
+		d.fence(err)
 		_ = c.Fenced("the node could not be cleaned and was taken out of service; your data stays locked in", "tell the administrator: "+d.node+" is drained")
 		return
 	}
+	d.noteReleased(l, began)
 	log.Info("released", zap.Duration("took", time.Since(began)))
 	if o.unsaid() {
 		d.cancel(l.slurmJob, log)
@@ -294,55 +289,34 @@ func (d *Daemon) undo(l *live, steps []session.Step) error {
 }
 
 // failed answers a launch whose steps failed and were undone.
-func (d *Daemon) failed(c *handoff.Conn, log *zap.Logger, err error) {
+func (d *Daemon) failed(c *handoff.Conn, l *live, log *zap.Logger, err error) {
 	var fence *session.FenceError
 	if errors.As(err, &fence) {
-		d.fence(log, fence)
+		d.fence(fence)
 	}
 	phase := "admit"
 	var step *session.StepError
 	if errors.As(err, &step) {
 		phase = step.Step
 	}
-	d.refuse(c, log, phase, err)
+	d.refuse(c, l, log, phase, err)
 }
 
 // refuse sends the user one cause and one next step. Errors that are not
 // refusals are the node's own trouble; their text may name the node's files,
 // never a secret.
-func (d *Daemon) refuse(c *handoff.Conn, log *zap.Logger, phase string, err error) {
+func (d *Daemon) refuse(c *handoff.Conn, l *live, log *zap.Logger, phase string, err error) {
 	cause, next := err.Error(), "tell the administrator: journalctl -u cloister-noded on "+d.node
 	var known *sealed.Refusal
 	if errors.As(err, &known) {
 		cause, next = known.Cause, known.Next
 	}
 	cause = strings.ReplaceAll(cause, "\n", "; ")
-	log.Warn("refused", zap.String("phase", phase), zap.String("cause", cause), zap.Error(err))
+	d.noteRefused(c, l, phase, cause)
 	if err := c.Refuse("refused in phase "+phase+": "+cause, "next: "+next); err != nil {
 		log.Warn("answering a launch", zap.Error(err))
 	}
 }
-
-func (d *Daemon) fence(log *zap.Logger, err error) {
-	d.giveUp(log, "a secure session could not be undone", err)
-}
-
-// giveUp takes the node out of service: noded launches nothing any more, Slurm
-// brings nothing.
-func (d *Daemon) giveUp(log *zap.Logger, reason string, err error) {
-	d.mu.Lock()
-	d.fenced = reason
-	d.mu.Unlock()
-	log.Error("incident: the node is drained: "+reason, zap.Error(err))
-	ctx, cancel := context.WithTimeout(context.Background(), slurmLimit)
-	defer cancel()
-	if err := d.slurm.Drain(ctx, "cloister: "+reason+", see journalctl -u cloister-noded"); err != nil {
-		log.Error("draining the node", zap.Error(err))
-	}
-}
-
-// slurmLimit bounds a call to Slurm, whose clients try for minutes.
-const slurmLimit = 30 * time.Second
 
 // cancel tells Slurm of a job that is over though no slurmstepd said so: else it
 // would be RUNNING, and hold the node, until its time limit.
@@ -352,8 +326,4 @@ func (d *Daemon) cancel(job uint32, log *zap.Logger) {
 	if err := d.slurm.Cancel(ctx, job); err != nil {
 		log.Error("the job is over, but Slurm could not be told", zap.Error(err))
 	}
-}
-
-func (d *Daemon) incident(what string, a *admission) {
-	d.log.Error("incident: "+what, zap.Uint32("job", a.request.Job), zap.String("user", a.user.Name), zap.String("session", a.manifest.Job))
 }

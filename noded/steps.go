@@ -9,8 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
 
 	"cloister/mutant"
+	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/jobview"
 	"cloister/noded/keyring"
@@ -38,6 +42,7 @@ const (
 // A live session is what exists of one in this process besides its record.
 type live struct {
 	slurmJob uint32
+	since    time.Time
 	record   *session.Record
 
 	imageFile string // the verified copy, "" without one
@@ -46,6 +51,7 @@ type live struct {
 	view      *jobview.View
 	stepKey   stepproof.Key
 	door      door
+	phase     atomic.Pointer[string]
 
 	// stopped is closed when the node can't keep the session; why says so.
 	stop    sync.Once
@@ -58,7 +64,7 @@ type live struct {
 // work from the record.
 func (d *Daemon) steps(l *live, a *admission) []session.Step {
 	dir := d.path("session-" + l.record.ID)
-	return []session.Step{
+	return d.recorded(l, []session.Step{
 		{
 			Name: stepImage,
 			Do:   func(context.Context, session.Saver) error { return d.takeImage(dir, l, a) },
@@ -84,6 +90,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				return d.openVolumes(ctx, l, a)
 			},
 			Undo: func(ctx context.Context) error {
+				d.noteAltered(l)
 				l.closeMounts()
 				return unlock.Close(ctx, l.record.ID)
 			},
@@ -105,7 +112,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				return errors.Join(l.record.Cgroup.EndSteps(ctx), keyring.Wipe(ctx, l.record.UID, l.record.GID))
 			},
 		},
-	}
+	})
 }
 
 // lockNode closes the network and the doors, and ends what others run here.
@@ -206,6 +213,9 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 		Job: a.manifest.Job, Known: v.State,
 	})
 	if err != nil {
+		if v.Mode == sealed.ReadOnly && errors.Is(err, syscall.EIO) {
+			d.noteIncident(audit.Tampered, l.of(""), err.Error())
+		}
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
 	}
 	return o, nil

@@ -16,6 +16,8 @@ type Systemd interface {
 	// Keep puts a descriptor into the store under a name; it comes back as
 	// one of the files of the next start.
 	Keep(name string, f *os.File) error
+	// Alive feeds systemd's watchdog.
+	Alive()
 	// Forget takes what is kept under a name out of the store.
 	Forget(name string)
 }
@@ -36,6 +38,9 @@ func (Notifier) Ready() error {
 func (Notifier) Status(text string) {
 	_, _ = daemon.SdNotify(false, "STATUS="+strings.ReplaceAll(text, "\n", " "))
 }
+
+// Alive implements Systemd.
+func (Notifier) Alive() { _, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog) }
 
 // Keep implements Systemd. go-systemd has no call that passes descriptors.
 func (Notifier) Keep(name string, f *os.File) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"cloister/noded/audit"
 	"cloister/noded/lockdown"
 	"cloister/noded/session"
 
@@ -38,8 +39,10 @@ func (d *Daemon) watch(ctx context.Context, name string, w watcher) {
 	watched, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	d.watches[name] = func() { cancel(); <-done }
+	loop, end := d.pulse.Begin(watched, "the watch over "+name, watchLimit)
 	go func() {
-		err := w(watched)
+		err := w(loop)
+		end()
 		// Before the loss is dealt with: ending the session ends watches.
 		close(done)
 		if err != nil && watched.Err() == nil {
@@ -65,8 +68,10 @@ func (d *Daemon) unwatch(names ...string) {
 // there and none may begin.
 func (d *Daemon) lost(name string, err error) {
 	err = fmt.Errorf("%s can no longer be watched: %w", name, err)
+	d.unwatch(name)
+	d.noteIncident(audit.WatchLost, d.present(), err.Error())
 	d.endSession(err)
-	d.giveUp(d.log, "the node cannot be kept locked", err)
+	d.giveUp("the node cannot be kept locked", err)
 }
 
 // endSession ends the session that runs or begins, if there is one. Its own
@@ -78,19 +83,14 @@ func (d *Daemon) endSession(why error) {
 	if l == nil {
 		return
 	}
-	d.log.Error("incident: ending the session", zap.Uint32("job", l.slurmJob), zap.Error(why))
+	d.log.Error("ending the session", zap.Uint32("job", l.slurmJob), zap.Error(why))
 	l.end(why)
-}
-
-// incidents reports what a watch found and put right.
-func (d *Daemon) incidents(what string) func(string) {
-	return func(found string) { d.log.Error("incident: "+what, zap.String("found", found)) }
 }
 
 // watchClosed keeps the doors closed that are.
 func (d *Daemon) watchClosed(ctx context.Context) {
 	d.watch(ctx, watchDoors, func(ctx context.Context) error {
-		return d.doors.Watch(ctx, d.incidents("a door was opened"))
+		return d.doors.Watch(ctx, d.incidents(audit.DoorOpened))
 	})
 }
 
@@ -101,11 +101,18 @@ func (d *Daemon) watchLocked(ctx context.Context) {
 	d.watchClosed(ctx)
 	strangers := lockdown.Strangers{Keep: d.groups}
 	d.watch(ctx, watchStrangers, func(ctx context.Context) error {
-		return strangers.Watch(ctx, d.incidents("a process came up that does not belong to the job"))
+		return strangers.Watch(ctx, d.incidents(audit.Stranger))
 	})
 	if d.memory != nil {
 		d.watch(ctx, watchMemory, func(ctx context.Context) error {
-			return d.memory(ctx, func(fault string) { d.endSession(errors.New(fault)) })
+			said := ""
+			return d.memory(ctx, func(fault string) { // says so for as long as it is so
+				if fault != said {
+					d.incidents(audit.MemoryExposed)(fault)
+					said = fault
+				}
+				d.endSession(errors.New(fault))
+			})
 		})
 	}
 }
@@ -133,7 +140,9 @@ func (d *Daemon) begin(l *live, r *session.Record) {
 }
 
 // newLive is a session of a Slurm job.
-func newLive(job uint32) *live { return &live{slurmJob: job, stopped: make(chan struct{})} }
+func newLive(job uint32) *live {
+	return &live{slurmJob: job, since: time.Now().UTC(), stopped: make(chan struct{})}
+}
 
 // end has the session ended, once; the first reason counts.
 func (l *live) end(why error) {

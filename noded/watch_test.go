@@ -19,12 +19,16 @@ import (
 type noSystemd struct{}
 
 func (noSystemd) Status(string)               {}
+func (noSystemd) Alive()                      {}
 func (noSystemd) Keep(string, *os.File) error { return nil }
 func (noSystemd) Forget(string)               {}
 
 type countedSlurm struct{ drained *atomic.Int32 }
 
-func (s countedSlurm) Drain(context.Context, string) error  { s.drained.Add(1); return nil }
+func (s countedSlurm) Drain(context.Context, string) error { s.drained.Add(1); return nil }
+func (s countedSlurm) Resume(context.Context, string) (bool, string, error) {
+	return false, "", nil
+}
 func (s countedSlurm) Cancel(context.Context, uint32) error { return nil }
 
 // idleDaemon is one that has done nothing yet; drained counts its calls for
@@ -32,7 +36,7 @@ func (s countedSlurm) Cancel(context.Context, uint32) error { return nil }
 func idleDaemon(class policy.Class) (d *Daemon, drained *atomic.Int32) {
 	drained = new(atomic.Int32)
 	return New(Config{
-		Policy: &policy.Policy{Class: class}, Check: func() []string { return nil }, Log: zap.NewNop(), Systemd: noSystemd{}, Node: "s2",
+		Policy: &policy.Policy{Class: class}, Check: func() []string { return nil }, Log: zap.NewNop(), Systemd: noSystemd{}, Node: "s2", RunDir: "/nonexistent",
 		Slurm: countedSlurm{drained},
 	}), drained
 }

@@ -16,6 +16,7 @@ const (
 	WrongKey    = 4   // no keyslot opens with the passphrase or key
 	InUse       = 5   // another program has the volume open for writing
 	Altered     = 6   // an authenticated volume was altered, or an older one was put in its place
+	Unfit       = 7   // the node refuses sealed jobs
 	Interrupted = 130 // Ctrl-C, as a shell reports it (128 + SIGINT)
 )
 

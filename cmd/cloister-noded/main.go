@@ -16,6 +16,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set by the linker: -X main.version=…
+var version = "development"
+
 func main() {
 	helper.Main() // does not return in a short-lived helper process
 	if err := command().Execute(); err != nil {
@@ -25,7 +28,7 @@ func main() {
 }
 
 func command() *cobra.Command {
-	var c start.Config
+	c := start.Config{Version: version}
 	cmd := &cobra.Command{
 		Use:   "cloister-noded",
 		Short: "admit sealed Slurm jobs and lock this node for them",
@@ -48,7 +51,7 @@ identity as the credential "identity" (LoadCredential=).`,
 	f := cmd.Flags()
 	f.StringVar(&c.PolicyFile, "policy", "/etc/cloister/policy.toml", "what this node allows")
 	f.StringVar(&c.RunDir, "run-dir", "/run/cloister", "journal and socket, on tmpfs")
-	f.StringVar(&c.StateDir, "state-dir", "/var/lib/cloister", "the sealed jobs that this node took")
+	f.StringVar(&c.StateDir, "state-dir", "/var/lib/cloister", "the sealed jobs that this node took, and its records")
 	f.StringVar(&c.Node, "node", "", "this node's Slurm name (default: the host name)")
 	f.BoolVar(&c.CheckOnly, "check", false, "say what is wrong with this node and end")
 	cmd.SetContext(context.Background())

@@ -79,10 +79,12 @@ job can read the data: not the cluster's other users, not root on a login node.
   cloister revoke job.sealed                      if it shall not run after all
   cloister volume extract results.luks --to results/
 
+Administrators look after a secure node with cloister node and cloister audit.
+
 Exit status: 0 success, 1 failure of the machine, the network or a server,
 2 wrong arguments, 3 what was given is not valid or is refused, 4 wrong passphrase
 or key, 5 the volume is in use, 6 an authenticated volume was altered or an older
-one was put in its place, 130 interrupted.
+one was put in its place, 7 the node refuses sealed jobs, 130 interrupted.
 
 Environment: CLOISTER_HOME is where keys and configuration live. BAO_TOKEN and
 VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOME.`,
@@ -95,7 +97,7 @@ VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOM
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
 	})
-	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newDocs())
+	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newNode(a), newAudit(a), newDocs())
 	wantArguments(root)
 	return root
 }

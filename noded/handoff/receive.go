@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"cloister/mutant"
+	"cloister/noded/peer"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,18 +90,9 @@ func checkScript(f *os.File) error {
 
 // rootPeer returns the process at the other end, which must be root's.
 func rootPeer(c *net.UnixConn) (pid int, err error) {
-	raw, err := c.SyscallConn()
+	cred, err := peer.Credentials(c)
 	if err != nil {
 		return 0, err
-	}
-	var cred *unix.Ucred
-	if e := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); e != nil {
-		return 0, e
-	}
-	if err != nil {
-		return 0, fmt.Errorf("asking who is at the other end: %w", err)
 	}
 	if cred.Uid != 0 && !mutant.Removed(mutant.SocketRootOnly) {
 		return 0, fmt.Errorf("uid %d is at the other end, not root", cred.Uid)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"cloister/noded/pulse"
+
 	"go.uber.org/zap"
 )
 
@@ -115,7 +117,7 @@ func (s *Server) Serve(ctx context.Context, handler func(context.Context, *Conn)
 		if !enter(ctx, open) || !enter(ctx, waiting) {
 			return nil
 		}
-		c, err := l.AcceptUnix()
+		c, err := accept(ctx, l)
 		if ctx.Err() != nil {
 			if err == nil {
 				c.Close()
@@ -140,13 +142,34 @@ func (s *Server) Serve(ctx context.Context, handler func(context.Context, *Conn)
 	}
 }
 
+// beat is how often the loop shows that it comes round while it has nothing to
+// do (package pulse).
+const beat = 5 * time.Second
+
+func accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn, error) {
+	for {
+		pulse.Beat(ctx)
+		if err := l.SetDeadline(time.Now().Add(beat)); err != nil {
+			return nil, err
+		}
+		c, err := l.AcceptUnix()
+		if ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return c, err
+		}
+	}
+}
+
 // enter takes a place, or reports that ctx ended first.
 func enter(ctx context.Context, places chan struct{}) bool {
-	select {
-	case places <- struct{}{}:
-		return true
-	case <-ctx.Done():
-		return false
+	for {
+		pulse.Beat(ctx)
+		select {
+		case places <- struct{}{}:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-time.After(beat):
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"cloister/mutant"
+	"cloister/noded/pulse"
 )
 
 // systemd's names on the bus, org.freedesktop.systemd1(5).
@@ -49,6 +50,7 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 	}
 	var failing time.Time
 	for ctx.Err() == nil {
+		pulse.Beat(ctx)
 		pause := recheck
 		look, done := context.WithTimeout(ctx, lookLimit)
 		err := d.shut(look, report)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/mutant"
+	"cloister/noded/pulse"
 )
 
 // Strangers are processes that may not come up while a node is locked: people's
@@ -46,6 +47,7 @@ func (s Strangers) Watch(ctx context.Context, report func(string)) error {
 	buf := make([]byte, 4096)
 	look := true
 	for ctx.Err() == nil {
+		pulse.Beat(ctx)
 		if look {
 			if err := s.end(ctx, report); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("watching for processes: %w", err)

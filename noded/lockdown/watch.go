@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/mutant"
+	"cloister/noded/pulse"
 )
 
 // recheck is how long an alteration can go unnoticed if the kernel had to drop
@@ -40,6 +41,7 @@ func (f Filter) Watch(ctx context.Context, l Lock, report func(string)) error {
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for ctx.Err() == nil {
+		pulse.Beat(ctx)
 		pause := recheck
 		if !f.mend(ctx, l, report) {
 			pause = retry

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/mutant"
+	"cloister/noded/pulse"
 )
 
 // swap refuses every swap space, whatever it lies on: what is written there
@@ -131,6 +132,7 @@ func (n Node) WatchMemory(ctx context.Context, wrong func(fault string)) error {
 	}()
 	fds := []unix.PollFd{{Fd: int32(swaps.Fd()), Events: unix.POLLPRI}, {Fd: int32(wake.Fd())}}
 	for ctx.Err() == nil {
+		pulse.Beat(ctx)
 		for _, check := range []func() error{n.swap, n.corePattern} {
 			if err := check(); err != nil && !mutant.Removed(mutant.SwapWatch) {
 				wrong(err.Error())

@@ -14,6 +14,7 @@ import (
 
 	"cloister/kms"
 	"cloister/noded"
+	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/nodecheck"
 	"cloister/noded/redeem"
@@ -22,7 +23,7 @@ import (
 	"cloister/policy"
 
 	"filippo.io/age"
-	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,8 @@ type Config struct {
 	// Node is the Slurm node name; the host's short name if empty.
 	Node      string
 	CheckOnly bool
+	// Version is noded's own, for its records.
+	Version string
 }
 
 // kmsTimeout bounds one redemption, both of its requests together.
@@ -60,20 +63,32 @@ func Run(ctx context.Context, c Config) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbidding core dumps: %w", err)
 	}
-	log, err := zap.NewProduction(zap.AddStacktrace(zap.DPanicLevel), zap.WithCaller(false))
+	log, err := newLog()
 	if err != nil {
-		return fmt.Errorf("starting the log: %w", err)
+		return err
 	}
 	defer log.Sync()
-	d, err := build(c, p, node, log)
+	if c.Node == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("asking for the host name: %w", err)
+		}
+		c.Node, _, _ = strings.Cut(host, ".")
+	}
+	records, err := openRecords(c, log)
 	if err != nil {
 		return err
 	}
-	listener, kept, err := inherited()
+	defer records.Close()
+	d, err := build(c, p, node, records, log)
 	if err != nil {
 		return err
 	}
-	server, err := handoff.NewServer(listener, log)
+	from, err := inherited()
+	if err != nil {
+		return err
+	}
+	server, err := handoff.NewServer(from.launches, log)
 	if err != nil {
 		return err
 	}
@@ -83,14 +98,22 @@ func Run(ctx context.Context, c Config) error {
 	if err := (noded.Notifier{}).Ready(); err != nil {
 		return fmt.Errorf("telling systemd that noded is ready: %w", err)
 	}
+	if interval, err := daemon.SdWatchdogEnabled(false); err != nil {
+		return fmt.Errorf("asking for the watchdog's interval: %w", err)
+	} else if interval > 0 {
+		go d.Watchdog(ctx, interval)
+	}
+	if err := from.answer(ctx, d, log); err != nil {
+		return err
+	}
 	// Launches wait in the socket meanwhile.
-	if err := d.Recover(ctx, kept); err != nil {
+	if err := d.Recover(ctx, from.kept); err != nil {
 		return err
 	}
 	return d.Serve(ctx, server)
 }
 
-func build(c Config, p *policy.Policy, node nodecheck.Node, log *zap.Logger) (*noded.Daemon, error) {
+func build(c Config, p *policy.Policy, node nodecheck.Node, records *audit.Log, log *zap.Logger) (*noded.Daemon, error) {
 	ids, err := identities()
 	if err != nil {
 		return nil, err
@@ -103,13 +126,6 @@ func build(c Config, p *policy.Policy, node nodecheck.Node, log *zap.Logger) (*n
 	if err != nil {
 		return nil, err
 	}
-	if c.Node == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return nil, fmt.Errorf("asking for the host name: %w", err)
-		}
-		c.Node, _, _ = strings.Cut(host, ".")
-	}
 	journal, err := session.OpenJournal(filepath.Join(c.RunDir, "sessions"))
 	if err != nil {
 		return nil, err
@@ -120,7 +136,7 @@ func build(c Config, p *policy.Policy, node nodecheck.Node, log *zap.Logger) (*n
 	}
 	return noded.New(noded.Config{
 		Policy: p, Identities: ids, KMS: client, Node: c.Node, Check: node.Check, Memory: node.WatchMemory, Journal: journal, Replay: seen,
-		RunDir: c.RunDir, Log: log, Systemd: noded.Notifier{}, Slurm: slurm{c.Node},
+		RunDir: c.RunDir, Log: log, Records: records, Version: c.Version, Systemd: noded.Notifier{}, Slurm: slurm{c.Node},
 	}), nil
 }
 
@@ -177,22 +193,4 @@ func readBounded(path string, limit int) ([]byte, error) {
 		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
 	}
 	return b, nil
-}
-
-// socketName is what systemd calls the descriptor of the socket unit.
-const socketName = "cloister-noded.socket"
-
-// inherited returns the listening socket and what a predecessor kept.
-func inherited() (listener *os.File, kept []*os.File, err error) {
-	for _, f := range activation.Files(true) {
-		if f.Name() == socketName {
-			listener = f
-		} else {
-			kept = append(kept, f)
-		}
-	}
-	if listener == nil {
-		return nil, nil, errors.New("no socket from systemd: start cloister-noded.socket first")
-	}
-	return listener, kept, nil
 }

@@ -213,6 +213,9 @@ func TestAFlippedBitIsAnIOErrorAndNeverWrongData(t *testing.T) {
 	o, err := m.open(t, s, 0, true)
 	check(t, err)
 	defer o.Mount.Close()
+	if altered, err := Altered(s); err != nil || len(altered) != 0 {
+		t.Errorf("before a flipped bit is read, altered are %q, %v", altered, err)
+	}
 	want, err := os.ReadFile(m.from + "/big")
 	check(t, err)
 	got, err := at(t, o, "big", unix.O_RDONLY)
@@ -232,6 +235,9 @@ func TestAFlippedBitIsAnIOErrorAndNeverWrongData(t *testing.T) {
 	}
 	if failed == 0 {
 		t.Error("no read failed: the test hit nothing")
+	}
+	if altered, err := Altered(s); err != nil || len(altered) != 1 || altered[0] != "volume 0" {
+		t.Errorf("afterwards, altered are %q, %v", altered, err)
 	}
 	t.Logf("%d of %d pages failed", failed, len(want)/4096)
 }

@@ -116,7 +116,7 @@ func (b *bench) watch(ctx context.Context) <-chan error {
 		_, err := b.Output(ctx, node, `exec bash -c '
 exec 3< <(exec timeout 200 journalctl -q -u cloister-noded -o cat -f -n 0)
 journal=$!
-grep -m 1 -E "\"msg\":\"(released|refused)\"" <&3
+grep -m 1 -E "^refused|\"msg\":\"released\"" <&3
 found=$?
 kill $journal
 exit $found'`)

@@ -147,10 +147,12 @@ func (in *installer) nodes(ctx context.Context) error {
 		}
 		if err := in.put(ctx, node, map[string]string{
 			filepath.Join(in.bin, "cloister-noded"):                         "/usr/sbin/cloister-noded",
+			filepath.Join(in.bin, "cloister"):                               "/usr/bin/cloister",
 			filepath.Join(in.bin, "cloister.so"):                            "/usr/lib/cloister/cloister.so",
 			filepath.Join(in.bin, "cloister-secure.so"):                     "/usr/lib/cloister/cloister-secure.so",
 			filepath.Join(in.top, "systemd/cloister-noded.service"):         "/etc/systemd/system/cloister-noded.service",
 			filepath.Join(in.top, "systemd/cloister-noded.socket"):          "/etc/systemd/system/cloister-noded.socket",
+			filepath.Join(in.top, "systemd/cloister-metrics.socket"):        "/etc/systemd/system/cloister-metrics.socket",
 			filepath.Join(in.top, "systemd/slurmd.service.d/cloister.conf"): "/etc/systemd/system/slurmd.service.d/cloister.conf",
 			in.file("policy-" + node):                                       "/etc/cloister/policy.toml",
 			in.file("allowed_signers"):                                      "/etc/cloister/allowed_signers",
