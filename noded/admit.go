@@ -208,7 +208,7 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 			return nil, err
 		}
 	}
-	return sealed.OpenSecrets(m.Secrets, key, m.Job)
+	return m.OpenSecrets(key)
 }
 
 func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {
