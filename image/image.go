@@ -6,8 +6,8 @@
 // top of that it demands one primary system partition, squashfs, for
 // Architecture, and it checks every offset, count and size of the file before
 // it believes one of them. It refuses signatures of the legacy format (they
-// leave headers unprotected), DSSE signatures, encrypted partitions, and
-// signature objects that cover nothing.
+// leave headers unprotected), DSSE signatures, partitions that only root can
+// decrypt, and signature objects that cover nothing.
 //
 // It does not run images and it does not look inside the file system. A file
 // that others can write may change after any check: verify a copy that nobody
@@ -43,7 +43,7 @@ var (
 	ErrExpiredKey   = errors.New("the image's signature or its key has expired or was revoked")
 	ErrExtraObject  = errors.New("the image holds an object that no signature covers")
 	ErrNoPartition  = errors.New("the image has no primary system partition")
-	ErrEncrypted    = errors.New("the image is encrypted, which is not supported")
+	ErrEncrypted    = errors.New("the image was encrypted by root, and no ordinary user can open it; build it with apptainer build --encrypt as one")
 	ErrFileSystem   = errors.New("the image's primary partition is not a sound squashfs")
 	ErrArchitecture = errors.New("the image is for another architecture")
 )

@@ -32,6 +32,9 @@ const (
 	// largest files take 86 KiB in base64, the keys of MaxVolumes 10 KiB.
 	MaxSecrets = 128 << 10
 
+	// SecretPlace is the directory in the job view that holds the secret files.
+	SecretPlace = "/run/cloister/secrets"
+
 	secretsInfo = "cloister/1/secrets"
 )
 

@@ -111,7 +111,11 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 			a.printf("  read the volume %s at %s, where a changed byte is an error\n", v.Path, v.Mount)
 		}
 	}
-	if r.Image != nil {
+	switch {
+	case r.Image == nil:
+	case r.Image.SHA256 == "":
+		a.printf("  run the image %s, which lies in a volume\n", r.Image.Path)
+	default:
 		a.printf("  run the image %s with SHA-256 %s\n", r.Image.Path, r.Image.SHA256)
 	}
 	a.printf("  write its output to %s\n", r.Stdout)
@@ -120,6 +124,9 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	}
 	if len(r.Variables) > 0 {
 		a.printf("  see the variables %s\n", strings.Join(r.Variables, ", "))
+	}
+	for _, name := range r.Files {
+		a.printf("  read the secret %s/%s\n", sealed.SecretPlace, name)
 	}
 	a.printf("and write nowhere else that lasts.\n")
 	a.printf("Submit it with: %s\n", submitLine(file, r.Arguments))
