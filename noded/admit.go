@@ -153,7 +153,8 @@ func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 		}
 		a.volumes[i] = f
 	}
-	if m := a.manifest.Image; m != nil {
+	if i, _ := a.manifest.ImageVolume(); a.manifest.Image != nil && i < 0 {
+		m := a.manifest.Image
 		f, err := open(m.Path, userfile.ReadOnly)
 		if err != nil {
 			return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextFile(err))

@@ -1,6 +1,7 @@
 package noded
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 
 	"cloister/image"
 	"cloister/mutant"
+	"cloister/noded/imagecheck"
+	"cloister/policy"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +22,7 @@ import (
 // the check and its use.
 func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 	if a.image == nil {
-		return nil
+		return nil // none, or in a volume: checkImage
 	}
 	m := a.manifest.Image
 	if m.Size > int64(d.policy.Images.MaxSize) {
@@ -61,13 +64,40 @@ func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 		return refusal(fmt.Sprintf("image %s is not the one that was sealed: its SHA-256 differs", m.Path), nextImage)
 	}
 	if _, err := image.Verify(f, m.Size, keys); err != nil && !mutant.Removed(mutant.ImageSignature) {
-		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), "have the image signed (apptainer sign) with a key that this cluster accepts, and seal the script again")
+		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextSign)
 	}
 	l.imageFile = path
 	return nil
 }
 
-const nextImage = "put back the image that the job was sealed with, or seal the script again"
+// checkImage looks at an image in a volume, which nobody can change any more.
+func (d *Daemon) checkImage(ctx context.Context, l *live, a *admission) error {
+	i, inside := a.manifest.ImageVolume()
+	if i < 0 {
+		return nil
+	}
+	keys, err := os.Open(d.policy.Images.KeysFile)
+	if err != nil {
+		return fmt.Errorf("reading the keys that images must be signed with: %w", err)
+	}
+	defer keys.Close()
+	err = imagecheck.Check(ctx, a.rights(), imagecheck.Image{
+		Volume: l.opened[i].Mount, Path: inside, Keys: keys,
+		Whole: d.policy.Images.InVolumes == policy.ImagesVerified, Max: int64(d.policy.Images.MaxSize),
+	})
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return refusal(fmt.Sprintf("image %s: %v", a.manifest.Image.Path, err), "see what is in the volume with cloister volume ls -l")
+	}
+	if err != nil && !mutant.Removed(mutant.ImageSignature) {
+		return refusal(fmt.Sprintf("image %s: %v", a.manifest.Image.Path, err), nextSign)
+	}
+	return nil
+}
+
+const (
+	nextSign  = "have the image signed (apptainer sign) with a key that this cluster accepts, and seal the script again"
+	nextImage = "put back the image that the job was sealed with, or seal the script again"
+)
 
 // imageKeysLimit bounds the key file, in bytes.
 const imageKeysLimit = 1 << 20
