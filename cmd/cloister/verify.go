@@ -118,15 +118,15 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	default:
 		a.printf("  run the image %s with SHA-256 %s\n", r.Image.Path, r.Image.SHA256)
 	}
+	for _, name := range r.Files {
+		a.printf("  read the secret %s/%s\n", sealed.SecretPlace, name)
+	}
 	a.printf("  write its output to %s\n", r.Stdout)
 	if len(r.Arguments) > 0 {
 		a.printf("  take the arguments %q\n", r.Arguments)
 	}
 	if len(r.Variables) > 0 {
 		a.printf("  see the variables %s\n", strings.Join(r.Variables, ", "))
-	}
-	for _, name := range r.Files {
-		a.printf("  read the secret %s/%s\n", sealed.SecretPlace, name)
 	}
 	a.printf("and write nowhere else that lasts.\n")
 	a.printf("Submit it with: %s\n", submitLine(file, r.Arguments))

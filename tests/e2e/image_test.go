@@ -1,0 +1,103 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cloister/tests/analysis"
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+const usesImageAndSecret = `#!/bin/bash
+#SBATCH --partition=secure
+#SBATCH --nodelist=s2
+#SBATCH --time=10
+#CLOISTER class=on-demand
+#CLOISTER volume=software.luks:/software:ro
+#CLOISTER volume=tool.luks:/results:rw,create,size=32M
+#CLOISTER image=/software/v2/tiny-2.sif:images/tiny.sif
+#CLOISTER secret=pem:key.pem
+#CLOISTER output=/results/out.txt
+pem=/run/cloister/secrets/pem
+cat $pem
+stat -c '%a %U' $pem
+stat -f -c %T $pem
+apptainer -q exec --bind $pem images/tiny.sif /bin/sh -c "cat $pem && echo from the image"
+sleep 1000 || true
+`
+
+// Both in one job: a job is most of what either takes.
+func TestAJobRunsAnImageOutOfAVolumeUnderItsUsualNameAndReadsItsSecretAlone(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	images, err := analysis.Tiny(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(s.LaptopDir("alice"), "software/v2"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CopyToLaptop("alice", images.SIF, "software/v2/tiny-2.sif"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Laptop(ctx, "alice", "volume", "create", "software.luks", "--from", "software"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Upload(ctx, "alice", "software.luks"); err != nil {
+		t.Fatal(err)
+	}
+	key := strings.ToLower(rand.Text())
+	if err := s.Write("alice", "key.pem", key+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Seal(ctx, "alice", "tool", usesImageAndSecret); err != nil {
+		t.Fatal(err)
+	}
+	id, err := s.Submit(ctx, "alice", "--secure tool.sealed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Started(ctx, "alice", id, cluster.S2); err != nil {
+		t.Fatal(err)
+	}
+	// The pattern in brackets keeps the search from finding itself.
+	search := fmt.Sprintf("[%s]%s", key[:1], key[1:])
+	const places = "/proc/[0-9]*/cmdline /proc/[0-9]*/environ /var/spool/slurmd /run /tmp /var/tmp /dev/shm /shared/home/alice"
+	during, err := s.Output(ctx, cluster.S2, "ls /run/cloister/secrets 2>&1; grep -rlsa -D skip '"+search+"' "+places+"; journalctl -q -b | grep '"+search+"'; true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(during, "\n") != 1 || !strings.Contains(during, "No such file") {
+		t.Errorf("others find of the secret: %q", during)
+	}
+	if _, err := s.Output(ctx, cluster.S2, "pkill -x sleep -u alice"); err != nil {
+		t.Fatal(err)
+	}
+	end, err := s.Wait(ctx, "alice", id, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end.State != "COMPLETED" || strings.Contains(end.Output, key) {
+		t.Fatalf("the job is %s on %s: %s", end.State, end.Node, end.Output)
+	}
+	began := time.Now()
+	clean(t, s, cluster.S2)
+	if after, err := s.Output(ctx, cluster.S2, "ls /run/cloister/secrets 2>&1; grep -rlsa -D skip '"+search+"' /run /dev/shm /tmp /var; true"); err != nil || strings.Count(after, "\n") != 1 {
+		t.Errorf("%s after the job others find of the secret: %q, %v", time.Since(began), after, err)
+	}
+	got, err := s.Results(ctx, "alice", "tool.luks", "out.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := key + "\n400 alice\ntmpfs\n" + key + "\nfrom the image\n"; got != want {
+		t.Errorf("the output is %q, want %q", got, want)
+	}
+}
