@@ -39,7 +39,7 @@ const (
 // words are what the researcher wants nobody to see.
 type words struct {
 	data, file, script, env, step, secret string
-	result                        string // next(data)
+	result                                string // next(data)
 }
 
 // jobs are what ran, and what must be nowhere.
