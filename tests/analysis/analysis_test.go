@@ -73,6 +73,28 @@ func TestTheTinyImageVerifiesAndItsVariantsAreRefused(t *testing.T) {
 	}
 }
 
+func TestTheEncryptedImageVerifiesAndDoesNotShowWhatItHolds(t *testing.T) {
+	path, key, err := Encrypted(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tiny, err := Tiny(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := verify(t, path, tiny.Keyring); err != nil || v.Objects != 3 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	text, err := os.ReadFile(key)
+	if err != nil || !bytes.HasPrefix(text, []byte("-----BEGIN RSA PRIVATE KEY-----\n")) {
+		t.Errorf("the key: %v", err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(b, []byte("-----BEGIN MESSAGE-----")) || bytes.Count(b, []byte("hsqs")) != 1 {
+		t.Errorf("%d squashfs in the open, %v", bytes.Count(b, []byte("hsqs")), err)
+	}
+}
+
 func TestTheAnalysisImageVerifiesAndFitsIntoASecureNode(t *testing.T) {
 	p, err := Image(t.Context())
 	if err != nil {

@@ -103,9 +103,21 @@ func variants(ctx context.Context, name, squashfs string) (Paths, error) {
 	return Paths{SIF: at(""), Unsigned: at("-unsigned"), Stranger: at("-stranger"), Keyring: keyring}, nil
 }
 
+// rootObject is the number of writeSIF's root partition in the image.
+const rootObject = 2
+
+// fsGocryptfs is the type of an encrypted squashfs in apptainer's fork of the
+// sif module.
+const fsGocryptfs sif.FSType = 6
+
 // writeSIF puts the squashfs into a SIF file the way `apptainer build` does,
-// and signs all of it if there is a signer.
-func writeSIF(path, squashfs string, signer *openpgp.Entity) error {
+// with the message that opens it if it is encrypted, and signs all of it if
+// there is a signer.
+func writeSIF(path, squashfs string, signer *openpgp.Entity, message ...sif.DescriptorInput) error {
+	fs := sif.FsSquash
+	if len(message) > 0 {
+		fs = fsGocryptfs
+	}
 	f, err := os.Open(squashfs)
 	if err != nil {
 		return err
@@ -116,12 +128,12 @@ func writeSIF(path, squashfs string, signer *openpgp.Entity) error {
 		return err
 	}
 	root, err := sif.NewDescriptorInput(sif.DataPartition, f, sif.OptObjectName("root"),
-		sif.OptPartitionMetadata(sif.FsSquash, sif.PartPrimSys, "amd64"))
+		sif.OptPartitionMetadata(fs, sif.PartPrimSys, "amd64"))
 	if err != nil {
 		return err
 	}
 	img, err := sif.CreateContainerAtPath(path, sif.OptCreateDeterministic(),
-		sif.OptCreateWithLaunchScript("#!/usr/bin/env run-singularity\n"), sif.OptCreateWithDescriptors(def, root))
+		sif.OptCreateWithLaunchScript("#!/usr/bin/env run-singularity\n"), sif.OptCreateWithDescriptors(append([]sif.DescriptorInput{def, root}, message...)...))
 	if err != nil {
 		return err
 	}
