@@ -16,7 +16,7 @@ import (
 // with what was signed: an altered image passes. It is for an image whose content
 // somebody vouches for who ran Verify.
 func Skim(f io.ReaderAt, size int64, keys *Keys) error {
-	if keys == nil || len(keys.ring) == 0 {
+	if keys.none() {
 		return fmt.Errorf("%w: no key is allowed", ErrUnknownKey)
 	}
 	l, err := readLayout(f, size)
@@ -43,9 +43,15 @@ func (l *layout) checkSignature(s object, keys *Keys) error {
 	if _, err := io.ReadFull(io.NewSectionReader(l.f, s.Offset, s.Size), b); err != nil {
 		return fmt.Errorf("reading signature %d: %w", s.ID, err)
 	}
+	if e := parseEnvelope(b); e != nil {
+		if err := l.checkEnvelope(s, e); err != nil {
+			return err
+		}
+		return keys.checkDSSE(b, e, dsseHashes[s.Extra[0]])
+	}
 	block, _ := clearsign.Decode(b)
 	if block == nil {
-		return fmt.Errorf("%w: signature %d is not an OpenPGP one", ErrAltered, s.ID)
+		return fmt.Errorf("%w: signature %d is neither an OpenPGP nor a DSSE one", ErrAltered, s.ID)
 	}
 	e, err := openpgp.CheckDetachedSignatureAndHash(keys.ring, bytes.NewReader(block.Bytes), block.ArmoredSignature.Body, hashes, nil)
 	if err != nil {

@@ -130,8 +130,8 @@ type Volumes struct {
 
 // Images limits the SIF image of a job.
 type Images struct {
-	// KeysFile holds the armored OpenPGP public keys whose signature an image
-	// must carry. Default /etc/cloister/image-keys.asc.
+	// KeysFile holds the armored OpenPGP and the PEM public keys whose signature
+	// an image must carry. Default /etc/cloister/image-keys.asc.
 	KeysFile string `toml:"keys_file"`
 	// Required refuses jobs without an image. Default false.
 	Required bool `toml:"required"`

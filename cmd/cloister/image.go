@@ -51,7 +51,7 @@ With --job it also says whether this is the image that a job was sealed with. Wi
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.imageCheck(cmd.Context(), args[0], f) },
 	}
-	c.Flags().StringVar(&f.keys, "keys", "", "armored OpenPGP public keys, a `FILE`, instead of the site file's")
+	c.Flags().StringVar(&f.keys, "keys", "", "armored OpenPGP or PEM public keys, a `FILE`, instead of the site file's")
 	c.Flags().StringVar(&f.site, "site", "", "the `CLUSTER` whose keys count (default: the only one)")
 	c.Flags().StringVar(&f.job, "job", "", "a `JOB.sealed`, or its id, that was sealed here with this image")
 	c.Flags().StringVar(&f.volume, "volume", "", "the volume `V.luks` that holds the image: APP.sif is its path from the volume's top")
@@ -171,7 +171,7 @@ func imageKeys(home string, o imageFlags) (*image.Keys, error) {
 		}
 		keys, err := image.ParseKeys(b)
 		if err != nil {
-			return nil, advice.Refuse("export them with gpg --armor --export", "%s: %w", o.keys, err)
+			return nil, advice.Refuse("export them with gpg --armor --export, or openssl pkey -pubout", "%s: %w", o.keys, err)
 		}
 		return keys, nil
 	}
