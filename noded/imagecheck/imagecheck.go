@@ -25,7 +25,7 @@ import (
 type Image struct {
 	Volume *os.File // root directory of the mounted volume
 	Path   string   // from there, slash-separated
-	Keys   *os.File // armored OpenPGP keys that may sign it
+	Keys   *os.File // public keys that may sign it, see image.ParseKeys
 	Whole  bool     // read all of it and check the signatures: image.Verify; else image.Skim
 	Max    int64    // with Whole: the largest image, in bytes
 }
@@ -36,12 +36,30 @@ type request struct {
 	Max   int64  `json:"max"`
 }
 
+type reply struct {
+	Refused string `json:"refused"` // "" for an image that may run
+}
+
+// A Refusal says why the image may not run. Every other error of Check is about
+// the node.
+type Refusal string
+
+func (r Refusal) Error() string { return string(r) }
+
 var verb = helper.Register("image-check", handle)
 
-// Check returns nil if the user may run the image.
+// Check returns nil if the user may run the image. Without a deadline in ctx it
+// takes helper.DefaultDeadline at most; helper.ErrDeadline says that this was not
+// enough.
 func Check(ctx context.Context, u helper.User, i Image) error {
-	_, err := verb.Run(ctx, &u, request{i.Path, i.Whole, i.Max}, []*os.File{i.Volume, i.Keys}, nil)
-	return err
+	var r reply
+	if _, err := verb.Run(ctx, &u, request{i.Path, i.Whole, i.Max}, []*os.File{i.Volume, i.Keys}, &r); err != nil {
+		return err
+	}
+	if r.Refused != "" {
+		return Refusal(r.Refused)
+	}
+	return nil
 }
 
 // What follows runs in the helper process, as the user.
@@ -62,19 +80,26 @@ func handle(body []byte, files []*os.File) (any, []*os.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	f, size, err := open(files[0], r.Path)
+	if err := r.judge(files[0], keys); err != nil {
+		return reply{err.Error()}, nil, nil
+	}
+	return reply{}, nil, nil
+}
+
+func (r request) judge(volume *os.File, keys *image.Keys) error {
+	f, size, err := open(volume, r.Path)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer f.Close()
 	if !r.Whole {
-		return nil, nil, image.Skim(f, size, keys)
+		return image.Skim(f, size, keys)
 	}
 	if size > r.Max {
-		return nil, nil, fmt.Errorf("it has %d bytes, this node's policy allows %d", size, r.Max)
+		return fmt.Errorf("it has %d bytes, this node's policy allows %d", size, r.Max)
 	}
 	_, err = image.Verify(f, size, keys)
-	return nil, nil, err
+	return err
 }
 
 // Resolve is how a path in a volume is followed: openat2(2).

@@ -2,6 +2,7 @@ package imagecheck
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,10 +111,18 @@ func TestAnImageInAVolumeIsJudgedWithTheUsersRightsAndBehindNoLink(t *testing.T)
 			check(t, err)
 			err = Check(t.Context(), user, Image{Volume: root, Path: c.path, Keys: k, Whole: whole, Max: 1 << 20})
 			k.Close()
-			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			var refused Refusal
+			if (err == nil) != (want == "") || err != nil && !errors.As(err, &refused) || err != nil && !strings.Contains(err.Error(), want) {
 				t.Errorf("%s, whole %v: %v, want %q", c.path, whole, err, want)
 			}
 		}
+	}
+	junk, err := os.Open(os.Args[0])
+	check(t, err)
+	defer junk.Close()
+	var refused Refusal
+	if err := Check(t.Context(), user, Image{Volume: root, Path: "v2/good.sif", Keys: junk}); err == nil || errors.As(err, &refused) {
+		t.Errorf("keys that cannot be read: %v", err)
 	}
 	k, err := os.Open(keys)
 	check(t, err)
