@@ -50,7 +50,11 @@ func (s *sealing) image() error {
 		return fmt.Errorf("line %d: the image %s changed while it was read", d.Line, file)
 	}
 	s.m.Image = &sealed.Image{Path: d.Path, SHA256: digest, Size: st.Size(), Mount: d.Mount}
-	if _, err = s.judge(f, st.Size()); err != nil {
+	keys, err := s.o.Site.ImageKeys()
+	if err != nil {
+		return err
+	}
+	if err := judge(f, st.Size(), keys); err != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("Nodes will refuse the image %s: %v. See cloister image check.", file, err))
 	}
 	return nil
@@ -73,29 +77,28 @@ func (s *sealing) imageInVolume(d *directives.Image, v *directives.Volume) error
 		return fmt.Errorf("line %d: %w", d.Line, err)
 	}
 	defer f.Close()
-	checked, err := s.judge(f, f.Size())
+	keys, err := s.o.Site.ImageKeys()
 	if err != nil {
+		return err
+	}
+	if err := judge(f, f.Size(), keys); err != nil {
 		return advice.Refuse("have it signed (apptainer sign) with a key that the cluster accepts, and make the volume anew", "line %d: image %s: %w", d.Line, d.Path, err)
 	}
-	if !checked {
+	if keys == nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("Nobody may check the signatures of the image %s: the site file has no image keys. See cloister image check --keys.", d.Path))
 	}
 	return nil
 }
 
-// judge says what a node would: of the whole image with the keys of the site
-// file, else, not checked, of its shape.
-func (s *sealing) judge(f io.ReaderAt, size int64) (checked bool, err error) {
-	keys, err := s.o.Site.ImageKeys()
-	if err != nil {
-		return false, err
+// judge says what a node would: of the whole image with keys, without of its
+// shape.
+func judge(f io.ReaderAt, size int64, keys *image.Keys) error {
+	if keys == nil {
+		_, err := image.Inspect(f, size)
+		return err
 	}
-	if keys != nil {
-		_, err = image.Verify(f, size, keys)
-	} else {
-		_, err = image.Inspect(f, size)
-	}
-	return keys != nil, err
+	_, err := image.Verify(f, size, keys)
+	return err
 }
 
 func sayWhere(path string) string {
