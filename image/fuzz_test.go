@@ -3,6 +3,8 @@ package image
 import (
 	"bytes"
 	"testing"
+
+	"github.com/sylabs/sif/v2/pkg/sif"
 )
 
 // FuzzVerifyRefuses feeds bytes that no allowed key signed.
@@ -11,6 +13,9 @@ func FuzzVerifyRefuses(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if _, err := check(raw, keys); err == nil {
 			t.Error("accepted what nobody signed")
+		}
+		if Skim(bytes.NewReader(raw), int64(len(raw)), keys) == nil {
+			t.Error("skimmed what nobody signed")
 		}
 	})
 }
@@ -33,8 +38,30 @@ func FuzzVerifyPatched(f *testing.F) {
 func FuzzParseKeys(f *testing.F) {
 	f.Fuzz(func(t *testing.T, armored []byte) {
 		k, err := ParseKeys(armored)
-		if err == nil && (len(k.ring) == 0 || len(k.ring) > MaxKeys) {
+		if err == nil && (k.none() || len(k.Fingerprints()) > MaxKeys) {
 			t.Errorf("accepted %d keys", len(k.ring))
+		}
+	})
+}
+
+// FuzzEnvelope replaces a DSSE signature object's bytes: the image is refused
+// unless they say the same.
+func FuzzEnvelope(f *testing.F) {
+	signer, key := pemSigner(f, "ed25519")
+	keys := pemKeys(f, key)
+	raw := signDSSE(f, build(f, primary(f, sif.FsSquash, squashfs(1024), "amd64")), signer)
+	at, end := bytes.Index(raw, []byte(`{"payloadType"`)), len(raw)
+	good := parseEnvelope(raw[at:end])
+	f.Add(bytes.Clone(raw[at:end]))
+	f.Fuzz(func(t *testing.T, envelope []byte) {
+		r := bytes.Clone(raw)
+		if copy(r[at:end], envelope) < end-at {
+			clear(r[at+len(envelope) : end])
+		}
+		_, err := check(r, keys)
+		e := parseEnvelope(r[at:end])
+		if err == nil && (e == nil || !bytes.Equal(e.Payload, good.Payload) || len(e.Signatures) != 1) {
+			t.Errorf("accepted %q", r[at:end])
 		}
 	})
 }

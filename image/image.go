@@ -2,11 +2,11 @@
 // Singularity) may run in a secure job, and pins its content.
 //
 // Verify applies the sif module's default and strictest rules: every object
-// in the file is covered by a valid OpenPGP signature of an allowed key. On
+// in the file is covered by valid signatures, OpenPGP or DSSE, of allowed keys. On
 // top of that it demands one primary system partition, squashfs, for
 // Architecture, and it checks every offset, count and size of the file before
 // it believes one of them. It refuses signatures of the legacy format (they
-// leave headers unprotected), DSSE signatures, encrypted partitions, and
+// leave headers unprotected), partitions that only root can decrypt, and
 // signature objects that cover nothing.
 //
 // It does not run images and it does not look inside the file system. A file
@@ -43,7 +43,7 @@ var (
 	ErrExpiredKey   = errors.New("the image's signature or its key has expired or was revoked")
 	ErrExtraObject  = errors.New("the image holds an object that no signature covers")
 	ErrNoPartition  = errors.New("the image has no primary system partition")
-	ErrEncrypted    = errors.New("the image is encrypted, which is not supported")
+	ErrEncrypted    = errors.New("the image was encrypted by root, and no ordinary user can open it; build it with apptainer build --encrypt as one")
 	ErrFileSystem   = errors.New("the image's primary partition is not a sound squashfs")
 	ErrArchitecture = errors.New("the image is for another architecture")
 )
@@ -58,9 +58,10 @@ type Partition struct {
 
 // A Verdict says what Verify found in an image that it accepts.
 type Verdict struct {
-	// Fingerprints of the keys that signed, in upper-case hexadecimal as gpg
-	// prints them, sorted, each once. An image with several object groups
-	// may be signed by several keys, all of them allowed.
+	// Fingerprints of the keys that signed, sorted, each once: of OpenPGP ones in
+	// upper-case hexadecimal as gpg prints them, of PEM ones "SHA256:" and the
+	// SHA-256 of the PKIX form in hexadecimal. An image may be signed by several
+	// keys, all of them allowed.
 	Fingerprints []string
 	Partition    Partition
 	Objects      int // objects covered by signatures
@@ -75,7 +76,7 @@ func Verify(f io.ReaderAt, size int64, keys *Keys) (Verdict, error) {
 }
 
 func verify(f io.ReaderAt, size int64, keys *Keys, arch string) (Verdict, error) {
-	if keys == nil || len(keys.ring) == 0 {
+	if keys.none() {
 		return Verdict{}, fmt.Errorf("%w: no key is allowed", ErrUnknownKey)
 	}
 	l, err := readLayout(f, size)
@@ -132,14 +133,17 @@ func checkSignatures(l *layout, keys *Keys) (fingerprints []string, verified map
 	}
 	verified = map[uint32]bool{}
 	checked := 0
+	var refused error
 	v, err := integrity.NewVerifier(img,
-		integrity.OptVerifyWithKeyRing(keys.ring),
+		integrity.OptVerifyWithKeyRing(keys.ring), integrity.OptVerifyWithVerifier(keys.verifiers()...),
 		integrity.OptVerifyCallback(func(r integrity.VerifyResult) bool {
-			if r.Error() != nil || r.Entity() == nil {
+			by, err := l.signers(r)
+			refused = errors.Join(refused, err)
+			if len(by) == 0 {
 				return false
 			}
 			checked++
-			fingerprints = append(fingerprints, fingerprint(r.Entity()))
+			fingerprints = append(fingerprints, by...)
 			for _, o := range r.Verified() {
 				verified[o.ID()] = true
 			}
@@ -147,6 +151,9 @@ func checkSignatures(l *layout, keys *Keys) (fingerprints []string, verified map
 		}))
 	if err == nil {
 		err = v.Verify()
+	}
+	if refused != nil {
+		return nil, nil, refused
 	}
 	if err != nil {
 		return nil, nil, reason(err, l)
@@ -163,6 +170,17 @@ func checkSignatures(l *layout, keys *Keys) (fingerprints []string, verified map
 	return slices.Compact(fingerprints), verified, nil
 }
 
+// signers are the keys by which one signature object was found good, nil for none.
+func (l *layout) signers(r integrity.VerifyResult) ([]string, error) {
+	if r.Error() != nil {
+		return nil, nil
+	}
+	if e := r.Entity(); e != nil {
+		return []string{fingerprint(e)}, nil
+	}
+	return acceptedPEM(r.Keys(), l.envelopes[r.Signature().ID()])
+}
+
 // reason puts the module's errors in our words. What it does not know is an
 // alteration: every path to an unlisted error starts at bytes that a signer
 // did not write.
@@ -174,6 +192,10 @@ func reason(err error, l *layout) error {
 		return fmt.Errorf("%w: %w", ErrExpiredKey, err)
 	case errors.Is(err, &integrity.SignatureNotFoundError{}):
 		return fmt.Errorf("%w: %w", ErrUnsigned, err)
+	case strings.Contains(err.Error(), "dsse: verify envelope failed"), strings.HasSuffix(err.Error(), "key material not provided for DSSE envelope signature"):
+		// Nor these. A DSSE signature does not say whose it is, so one that was
+		// altered is one of an unknown key.
+		return fmt.Errorf("%w: %w", ErrUnknownKey, err)
 	case strings.HasSuffix(err.Error(), "object not signed"):
 		// The module does not export this error; a test holds its wording.
 		return fmt.Errorf("%w: %w", ErrExtraObject, err)

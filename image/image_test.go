@@ -231,7 +231,8 @@ func TestEachReasonForARefusalIsToldApart(t *testing.T) {
 		"object removed":                                {edit(t, signed(build(t, primary(t, sif.FsSquash, body, "amd64"), label())), func(i *sif.FileImage) error { return i.DeleteObject(2) }), ErrAltered},
 		"no partition":                                  {sign(t, build(t, label()), e), ErrNoPartition},
 		"empty":                                         {build(t).Bytes(), ErrNoPartition},
-		"encrypted":                                     {sign(t, build(t, primary(t, sif.FsEncryptedSquashfs, body, "amd64")), e), ErrEncrypted},
+		"encrypted by an ordinary user":                 {sign(t, build(t, primary(t, fsGocryptfs, body, "amd64")), e), nil},
+		"encrypted by root":                             {sign(t, build(t, primary(t, sif.FsEncryptedSquashfs, body, "amd64")), e), ErrEncrypted},
 		"ext3":                                          {sign(t, build(t, primary(t, sif.FsExt3, body, "amd64")), e), ErrFileSystem},
 		"squashfs by name only":                         {sign(t, build(t, primary(t, sif.FsSquash, make([]byte, 4096), "amd64")), e), ErrFileSystem},
 		"squashfs too short":                            {sign(t, build(t, primary(t, sif.FsSquash, body[:50], "amd64")), e), ErrFileSystem},
@@ -240,11 +241,42 @@ func TestEachReasonForARefusalIsToldApart(t *testing.T) {
 	} {
 		_, err := check(c.raw, keysOf(t, e, expired))
 		want(t, what, err, c.reason)
+		skimmed := Skim(bytes.NewReader(c.raw), int64(len(c.raw)), keysOf(t, e, expired))
+		if skimmed != nil || c.reason != ErrAltered && c.reason != ErrExtraObject { // all that takes reading an object
+			want(t, what+", skimmed", skimmed, c.reason)
+		}
 	}
 	_, err = check(sign(t, root(), e), nil)
 	want(t, "no keys at all", err, ErrUnknownKey)
+	want(t, "no keys at all, skimmed", Skim(bytes.NewReader(nil), 0, nil), ErrUnknownKey)
 	_, err = check(sign(t, root(), e), &Keys{})
 	want(t, "an empty keyring", err, ErrUnknownKey)
+}
+
+func TestSkimmingReadsAsMuchOfALargeImageAsOfASmallOne(t *testing.T) {
+	e := newKey(t, 0)
+	read := func(size int) (n int64) {
+		raw := sign(t, build(t, primary(t, sif.FsSquash, squashfs(size), "amd64")), e)
+		if err := Skim(counting{bytes.NewReader(raw), &n}, int64(len(raw)), keysOf(t, e)); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	small, large := read(4096), read(8<<20)
+	if large-small > 64 || small-large > 64 { // the signature's own length varies
+		t.Errorf("%d bytes read of a small image, %d of a large one", small, large)
+	}
+}
+
+type counting struct {
+	r io.ReaderAt
+	n *int64
+}
+
+func (c counting) ReadAt(b []byte, off int64) (int, error) {
+	n, err := c.r.ReadAt(b, off)
+	*c.n += int64(n)
+	return n, err
 }
 
 func TestARefusalForAnUnknownKeyNamesTheKey(t *testing.T) {

@@ -28,13 +28,17 @@ const (
 	endKeys   = "-----END PGP PUBLIC KEY BLOCK-----"
 )
 
-// Keys are the OpenPGP public keys whose images may run.
-type Keys struct{ ring openpgp.EntityList }
+// Keys are the public keys whose images may run.
+type Keys struct {
+	ring openpgp.EntityList
+	pem  []pemKey
+}
 
 // ParseKeys reads one or more armored OpenPGP public key blocks (`gpg --armor
-// --export`), with nothing but white space around them. It refuses private
-// keys, DSA and RSA shorter than MinRSA, more than MaxKeys keys or MaxKeyring
-// bytes, a key given twice, and a block in which any packet is not understood.
+// --export`) and PEM public keys (`openssl pkey -pubout`), with nothing but white
+// space around them. It refuses private keys, certificates, DSA, P-224 and RSA
+// shorter than MinRSA, more than MaxKeys keys or MaxKeyring bytes, a key given
+// twice, and a block in which any packet is not understood.
 func ParseKeys(armored []byte) (*Keys, error) {
 	if len(armored) > MaxKeyring {
 		return nil, fmt.Errorf("reading a keyring: %d bytes, the limit is %d", len(armored), MaxKeyring)
@@ -48,27 +52,39 @@ func ParseKeys(armored []byte) (*Keys, error) {
 		if strings.HasPrefix(rest, "-----BEGIN PGP PRIVATE KEY BLOCK") {
 			return nil, errors.New("reading a keyring: it holds a private key; export the public one")
 		}
-		end := strings.Index(rest, endKeys)
-		if !strings.HasPrefix(rest, beginKeys) || end < 0 {
-			return nil, errors.New("reading a keyring: something is not an armored PGP public key block")
+		last, add := endKeys, k.add
+		if strings.HasPrefix(rest, beginPEM) {
+			last, add = endPEM, k.addPEM
 		}
-		end += len(endKeys)
-		if err := k.add(rest[:end]); err != nil {
+		end := strings.Index(rest, last)
+		if !strings.HasPrefix(rest, beginKeys) && !strings.HasPrefix(rest, beginPEM) || end < 0 {
+			return nil, errors.New("reading a keyring: something is not an armored PGP public key block, nor a PEM public key")
+		}
+		end += len(last)
+		if err := add(rest[:end]); err != nil {
 			return nil, fmt.Errorf("reading a keyring: %w", err)
+		}
+		if len(k.ring)+len(k.pem) > MaxKeys {
+			return nil, fmt.Errorf("reading a keyring: more than %d keys", MaxKeys)
 		}
 		rest = strings.TrimSpace(rest[end:])
 	}
 	return k, nil
 }
 
-// Fingerprints of all keys, upper-case hexadecimal, in the keyring's order.
+// Fingerprints of all keys, the OpenPGP ones first: as Verdict spells them.
 func (k *Keys) Fingerprints() []string {
 	var fps []string
 	for _, e := range k.ring {
 		fps = append(fps, fingerprint(e))
 	}
+	for _, p := range k.pem {
+		fps = append(fps, p.fingerprint)
+	}
 	return fps
 }
+
+func (k *Keys) none() bool { return k == nil || len(k.ring)+len(k.pem) == 0 }
 
 // Allows reports whether the key with this fingerprint, as Fingerprints
 // spells it, is in the keyring.

@@ -76,12 +76,14 @@ type layout struct {
 	front   []byte // the file up to the end of the descriptor table
 	header  header
 	objects []object // the used ones
+	// envelopes counts the signatures in each DSSE signature object, by its number.
+	envelopes map[uint32]int
 }
 
 // readLayout reads the header and the descriptor table and refuses numbers
 // that point outside the file, overlap, repeat, or go beyond the limits.
 func readLayout(f io.ReaderAt, size int64) (*layout, error) {
-	l := &layout{f: f, size: size}
+	l := &layout{f: f, size: size, envelopes: map[uint32]int{}}
 	h := &l.header
 	if err := readStruct(f, 0, size, headerSize, h); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotSIF, err)
@@ -184,7 +186,7 @@ func (l *layout) signatures() []object {
 
 // checkCoverage demands that every object belongs to a group with a signature
 // and that every signature is one that the module's default rules consider: an
-// OpenPGP signature over the metadata of a whole group.
+// OpenPGP or DSSE signature over the metadata of a whole group.
 func (l *layout) checkCoverage() error {
 	groups, signed := map[uint32]bool{}, map[uint32]bool{}
 	for _, o := range l.objects {
@@ -226,12 +228,14 @@ func (l *layout) checkFormat(s object) error {
 	if _, err := io.ReadFull(io.NewSectionReader(l.f, s.Offset, s.Size), b); err != nil {
 		return fmt.Errorf("reading signature %d: %w", s.ID, err)
 	}
+	if e := parseEnvelope(b); e != nil {
+		l.envelopes[s.ID] = len(e.Signatures)
+		return l.checkEnvelope(s, e)
+	}
 	block, rest := clearsign.Decode(b)
 	switch {
-	case block == nil && bytes.Contains(b, []byte(`"payloadType"`)):
-		return fmt.Errorf("%w: signature %d is a DSSE one, only OpenPGP keys can be allowed", ErrUnknownKey, s.ID)
 	case block == nil:
-		return fmt.Errorf("%w: signature %d is not an OpenPGP one", ErrAltered, s.ID)
+		return fmt.Errorf("%w: signature %d is neither an OpenPGP nor a DSSE one", ErrAltered, s.ID)
 	case bytes.HasPrefix(block.Plaintext, []byte("SIFHASH:\n")):
 		return fmt.Errorf("%w: signature %d has the legacy format, which leaves headers unprotected; sign the image again", ErrUnsigned, s.ID)
 	case len(bytes.TrimSpace(rest)) != 0:
@@ -245,6 +249,10 @@ func (l *layout) checkFormat(s object) error {
 func (l *layout) claimedSigners() []string {
 	var fps []string
 	for _, s := range l.signatures() {
+		if l.envelopes[s.ID] > 0 {
+			fps = append(fps, "a PEM key")
+			continue
+		}
 		fps = append(fps, fmt.Sprintf("%X", s.Extra[4:24])) // after int32 hash type; a V4 fingerprint has 20 bytes
 	}
 	return fps

@@ -10,6 +10,11 @@ import (
 // arch.go, for those that Apptainer is built for.
 var goArch = map[string]string{"01\x00": "386", "02\x00": "amd64", "04\x00": "arm64", "06\x00": "ppc64le", "11\x00": "s390x", "12\x00": "riscv64"}
 
+// fsGocryptfs is a squashfs of gocryptfs's encrypted files: what apptainer build
+// --encrypt makes of an ordinary user's image, and opens without privileges. The
+// number is from apptainer's fork of the sif module, which alone knows it.
+const fsGocryptfs sif.FSType = 6
+
 // superblock is the beginning of a squashfs 4.0 file system, as the kernel's
 // fs/squashfs/squashfs_fs.h has it.
 type superblock struct {
@@ -44,7 +49,7 @@ func (l *layout) primaryPartition(arch string) (Partition, error) {
 	if fs == sif.FsEncryptedSquashfs {
 		return Partition{}, ErrEncrypted
 	}
-	if fs != sif.FsSquash {
+	if fs != sif.FsSquash && fs != fsGocryptfs {
 		return Partition{}, fmt.Errorf("%w: it is %s", ErrFileSystem, fs)
 	}
 	// No signature covers the header's architecture: compare it with the

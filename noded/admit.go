@@ -154,7 +154,8 @@ func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 		}
 		a.volumes[i] = f
 	}
-	if m := a.manifest.Image; m != nil {
+	if i, _ := a.manifest.ImageVolume(); a.manifest.Image != nil && i < 0 {
+		m := a.manifest.Image
 		f, err := open(m.Path, userfile.ReadOnly)
 		if err != nil {
 			return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextFile(err))
@@ -209,7 +210,7 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 			return nil, err
 		}
 	}
-	return sealed.OpenSecrets(m.Secrets, key, m.Job)
+	return m.OpenSecrets(key)
 }
 
 func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {

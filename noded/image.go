@@ -1,15 +1,21 @@
 package noded
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"cloister/image"
 	"cloister/mutant"
+	"cloister/noded/helper"
+	"cloister/noded/imagecheck"
+	"cloister/policy"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +25,7 @@ import (
 // the check and its use.
 func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 	if a.image == nil {
-		return nil
+		return nil // none, or in a volume: checkImage
 	}
 	m := a.manifest.Image
 	if m.Size > int64(d.policy.Images.MaxSize) {
@@ -29,11 +35,19 @@ func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 	if err != nil {
 		return err
 	}
+	// Room for the file system's own pages besides the image itself.
+	const slack = 1 << 20
+	memory, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return fmt.Errorf("making room for the image: %w", err)
+	}
+	if free := available(memory); m.Size+slack > free {
+		return refusal(fmt.Sprintf("image %s has %d bytes, and this node has %d bytes of memory free to copy it to", m.Path, m.Size, free),
+			"put the image into a volume, which is not copied: cloister volume create --from DIR")
+	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("making room for the image: %w", err)
 	}
-	// Room for the file system's own pages besides the image itself.
-	const slack = 1 << 20
 	if err := unix.Mount("cloister-image", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=0700,size=%d", m.Size+slack)); err != nil {
 		return fmt.Errorf("making room for the image: %w", err)
 	}
@@ -61,13 +75,55 @@ func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 		return refusal(fmt.Sprintf("image %s is not the one that was sealed: its SHA-256 differs", m.Path), nextImage)
 	}
 	if _, err := image.Verify(f, m.Size, keys); err != nil && !mutant.Removed(mutant.ImageSignature) {
-		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), "have the image signed (apptainer sign) with a key that this cluster accepts, and seal the script again")
+		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextSign)
 	}
 	l.imageFile = path
 	return nil
 }
 
-const nextImage = "put back the image that the job was sealed with, or seal the script again"
+// available is MemAvailable of proc_meminfo(5), in bytes; 0 if it does not say.
+func available(meminfo []byte) int64 {
+	for line := range strings.Lines(string(meminfo)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" && f[2] == "kB" {
+			if n, err := strconv.ParseInt(f[1], 10, 52); err == nil {
+				return n << 10
+			}
+		}
+	}
+	return 0
+}
+
+// checkImage looks at an image in a volume, which nobody can change any more.
+func (d *Daemon) checkImage(ctx context.Context, l *live, a *admission) error {
+	i, inside := a.manifest.ImageVolume()
+	if i < 0 {
+		return nil
+	}
+	keys, err := os.Open(d.policy.Images.KeysFile)
+	if err != nil {
+		return fmt.Errorf("reading the keys that images must be signed with: %w", err)
+	}
+	defer keys.Close()
+	err = imagecheck.Check(ctx, a.rights(), imagecheck.Image{
+		Volume: l.opened[i].Mount, Path: inside, Keys: keys,
+		Whole: d.policy.Images.InVolumes == policy.ImagesVerified, Max: int64(d.policy.Images.MaxSize),
+	})
+	var refused imagecheck.Refusal
+	switch {
+	case errors.As(err, &refused) && mutant.Removed(mutant.ImageSignature):
+		return nil
+	case errors.As(err, &refused):
+		return refusal(fmt.Sprintf("image %s: %v", a.manifest.Image.Path, refused), "cloister image check --volume says on your machine what is wrong; make the volume anew, and seal the script again")
+	case errors.Is(err, helper.ErrDeadline):
+		return refusal(fmt.Sprintf("image %s could not be read in time", a.manifest.Image.Path), "submit it again; if it is large, ask the administrator for in_volumes = \"pinned\"")
+	}
+	return err
+}
+
+const (
+	nextSign  = "have the image signed (apptainer sign) with a key that this cluster accepts, and seal the script again"
+	nextImage = "put back the image that the job was sealed with, or seal the script again"
+)
 
 // imageKeysLimit bounds the key file, in bytes.
 const imageKeysLimit = 1 << 20

@@ -86,8 +86,11 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		{
 			Name: stepUnlock,
 			Do: func(ctx context.Context, _ session.Saver) error {
-				defer l.wipe() // the kernel has the keys now, or nobody
-				return d.openVolumes(ctx, l, a)
+				defer l.secrets.WipeKeys() // the kernel has them now, or nobody
+				if err := d.openVolumes(ctx, l, a); err != nil {
+					return err
+				}
+				return d.checkImage(ctx, l, a)
 			},
 			Undo: func(ctx context.Context) error {
 				d.noteAltered(l)
@@ -233,15 +236,15 @@ func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err erro
 	for i, v := range a.manifest.Volumes {
 		spec.Volumes = append(spec.Volumes, jobview.Mount{Source: l.opened[i].Mount, Target: v.Mount})
 	}
-	if m := a.manifest.Image; m != nil {
-		target := m.Mount
-		if target == "" {
-			target = m.Path
+	if m := a.manifest; m.Image != nil {
+		spec.ImagePath, spec.Image = m.ImagePlace(a.request.Cwd), l.imageFile
+		if i, inside := m.ImageVolume(); i >= 0 {
+			spec.ImageVolume, spec.Image = m.Volumes[i].Mount, inside
 		}
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(a.request.Cwd, target)
-		}
-		spec.ImagePath, spec.Image = target, l.imageFile
+	}
+	defer l.wipe() // the files are in the view now, or nowhere
+	for i, name := range a.manifest.Files {
+		spec.Secrets = append(spec.Secrets, jobview.Secret{Name: name, Content: l.secrets.Files[i]})
 	}
 	if l.stepKey, err = stepproof.NewKey(rand.Reader); err != nil {
 		return err

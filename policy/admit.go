@@ -95,10 +95,17 @@ func (p *Policy) admitImage(m *sealed.Manifest, _ Facts) error {
 	switch {
 	case m.Image == nil && p.Images.Required:
 		return forbid("add a line #CLOISTER image=FILE.sif and seal the script again", "this node runs only jobs that have an image")
+	case p.Images.InVolumes == ImagesRefused && inVolume(m):
+		return forbid("seal the script with the image as a file of its own: #CLOISTER image=FILE.sif", "the image lies in a volume, and this node takes images as files only")
 	case m.Image != nil && m.Image.Size > int64(p.Images.MaxSize):
 		return forbid(nextAdministrator, "the image has %s, this node allows %s", Size(m.Image.Size), p.Images.MaxSize)
 	}
 	return nil
+}
+
+func inVolume(m *sealed.Manifest) bool {
+	i, _ := m.ImageVolume()
+	return i >= 0
 }
 
 // forbid writes only numbers of the manifest into the cause: the output file

@@ -33,6 +33,10 @@ func TestAnHonestJobIsAdmitted(t *testing.T) {
 	if err := p.Admit(m, f); err != nil {
 		t.Error(err)
 	}
+	p.Images.MaxSize, m.Image = 1, &sealed.Image{Path: "/data/analysis.sif"}
+	if err := p.Admit(m, f); err != nil {
+		t.Errorf("with the image in a volume: %v", err)
+	}
 	m.Image, m.Volumes, m.Arguments, f.Arguments = nil, nil, nil, []string{}
 	if err := p.Admit(m, f); err != nil {
 		t.Errorf("without volumes, image and arguments: %v", err)
@@ -65,6 +69,9 @@ func TestWhatThePolicyDoesNotAllowIsRefusedWithCauseAndNextStep(t *testing.T) {
 		{"an unauthenticated volume", ErrForbidden, "not authenticated", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Volumes.AllowUnauthenticated = false }},
 		{"too large a volume", ErrForbidden, "1G", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Volumes.MaxCreateSize = 1<<30 - 1 }},
 		{"no image where one is needed", ErrForbidden, "have an image", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Images.Required, m.Image = true, nil }},
+		{"an image in a volume where none is taken", ErrForbidden, "lies in a volume", func(p *Policy, m *sealed.Manifest, f *Facts) {
+			p.Images.InVolumes, m.Image = ImagesRefused, &sealed.Image{Path: "/data/analysis.sif"}
+		}},
 		{"too large an image", ErrForbidden, "image has", func(p *Policy, m *sealed.Manifest, f *Facts) { p.Images.MaxSize = 1<<20 - 1 }},
 	} {
 		p, m, f := honest()

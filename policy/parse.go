@@ -257,6 +257,9 @@ func (p *Policy) checkLimits() error {
 	if d := time.Duration(p.Jobs.MaxExpiry); d < time.Minute || d > 366*24*time.Hour {
 		return fmt.Errorf("jobs.max_expiry %s: not between 1m and 366d", p.Jobs.MaxExpiry)
 	}
+	if v := p.Images.InVolumes; v != ImagesPinned && v != ImagesVerified && v != ImagesRefused {
+		return fmt.Errorf("images.in_volumes is %q, not %q, %q or %q", v, ImagesPinned, ImagesVerified, ImagesRefused)
+	}
 	if p.View.TmpSize < 1<<20 {
 		return fmt.Errorf("view.tmp_size %s: less than 1M", p.View.TmpSize)
 	}

@@ -146,6 +146,7 @@ func TestParseRefusesWhatItDoesNotKnowOrCannotMean(t *testing.T) {
 		{"a size that overflows", least + "[volumes]\nmax_create_size = \"9000000T\"\n", "size"},
 		{"a duration that overflows", least + "[jobs]\nmax_expiry = \"999999999999d\"\n", "duration"},
 		{"an expiry of ten years", least + "[jobs]\nmax_expiry = \"3650d\"\n", "max_expiry"},
+		{"images in volumes, half checked", least + "[images]\nin_volumes = \"allowed\"\n", "images.in_volumes"},
 		{"hiding /usr", least + "[view]\nhidden = [\"/usr\"]\n", "view.hidden"},
 		{"a device that is a file", least + "[view]\ndevices = [\"/etc/shadow\"]\n", "view.devices"},
 		{"too large", least + strings.Repeat("#", MaxSize), "more than"},

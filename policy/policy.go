@@ -133,14 +133,32 @@ type Volumes struct {
 
 // Images limits the SIF image of a job.
 type Images struct {
-	// KeysFile holds the armored OpenPGP public keys whose signature an image
-	// must carry. Default /etc/cloister/image-keys.asc.
+	// KeysFile holds the armored OpenPGP and the PEM public keys whose signature
+	// an image must carry. Default /etc/cloister/image-keys.asc.
 	KeysFile string `toml:"keys_file"`
 	// Required refuses jobs without an image. Default false.
 	Required bool `toml:"required"`
-	// MaxSize of the image file. Default 20G.
+	// MaxSize of the image file, which is copied into memory; of one in a volume
+	// if it is verified. Default 20G.
 	MaxSize Size `toml:"max_size"`
+	// InVolumes says what holds for an image in a read-only volume of the job:
+	// ImagesPinned, ImagesVerified or ImagesRefused. Default ImagesPinned.
+	InVolumes string `toml:"in_volumes"`
 }
+
+// What can hold for an image in a read-only volume, whose content the sealed
+// job's signer pinned by the volume's root hash.
+const (
+	// ImagesPinned: its table of contents must name an allowed key for each
+	// object; that the signatures are good is the signer's word. The same time
+	// for every size.
+	ImagesPinned = "pinned"
+	// ImagesVerified: every byte is read and every signature checked before the
+	// job starts.
+	ImagesVerified = "verified"
+	// ImagesRefused: an image must be a file by itself.
+	ImagesRefused = "refused"
+)
 
 // Jobs limits the manifest itself.
 type Jobs struct {
@@ -189,7 +207,7 @@ func defaults() Policy {
 		Network:        Network{NFSPort: 2049},
 		Doors:          Doors{Units: DefaultDoors()},
 		Volumes:        Volumes{Roots: []string{"/shared"}, MaxVolumes: 8, AllowCreate: true, AllowUnauthenticated: true, MaxCreateSize: 20 << 30},
-		Images:         Images{KeysFile: "/etc/cloister/image-keys.asc", MaxSize: 20 << 30},
+		Images:         Images{KeysFile: "/etc/cloister/image-keys.asc", MaxSize: 20 << 30, InVolumes: ImagesPinned},
 		Jobs:           Jobs{MaxExpiry: Duration(30 * 24 * time.Hour), MaxArguments: 64, MaxEnvironment: 64},
 		View:           View{Hidden: []string{"/shared", "/home"}, TmpSize: 1 << 30},
 	}

@@ -73,6 +73,7 @@ func FuzzSecrets(f *testing.F) {
 	}
 	f.Add(bytes.Clone(whole.Reveal()))
 	f.Add([]byte(secretsHead + secretsTail))
+	f.Add([]byte(secretsHead + secretsFiles + `"AA=="` + secretsTail))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := decodeSecrets(bytes.Clone(b)) // it wipes what it read
 		if err != nil {

@@ -53,6 +53,10 @@ type Manifest struct {
 	Spare  string   `json:"spare"`  // one more, for a lost answer
 
 	Secrets []byte `json:"secrets"` // see SealSecrets
+
+	// Files are the names under which the job finds Secrets.Files, in their order;
+	// the one field that is left out when it is empty.
+	Files []string `json:"files,omitempty"`
 }
 
 // A Volume is one volume that the job opens.
@@ -69,12 +73,14 @@ type Volume struct {
 	State volume.State `json:"state,omitzero"`
 }
 
-// An Image is the SIF file that the job runs.
+// An Image is the SIF file that the job runs: a file by itself, pinned by its
+// digest, or a file in a read-only volume of the job (ImageVolume), pinned by
+// that volume's root hash.
 type Image struct {
-	Path   string `json:"path"`   // as Volume.Path
-	SHA256 string `json:"sha256"` // of the whole file, 64 lower-case hexadecimal digits
-	Size   int64  `json:"size"`   // in bytes
-	Mount  string `json:"mount"`  // file in the job view where it appears, or "" for the node's choice
+	Path   string `json:"path"`   // as Volume.Path; or below a volume's mount point
+	SHA256 string `json:"sha256"` // of the whole file, 64 lower-case hexadecimal digits; "" in a volume
+	Size   int64  `json:"size"`   // in bytes; 0 in a volume
+	Mount  string `json:"mount"`  // file in the job view where it appears, see ImagePlace
 }
 
 // Marshal returns the one encoding of a valid manifest, without a line end.

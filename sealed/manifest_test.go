@@ -33,7 +33,7 @@ func testManifest(t testing.TB) *Manifest {
 		},
 		Image:  &Image{Path: "analysis.sif", SHA256: strings.Repeat("ab", 32), Size: 4096, Mount: "/image.sif"},
 		Tokens: []string{"s.first"}, Spare: "s.spare",
-		Secrets: secrets,
+		Secrets: secrets, Files: []string{"pem", "api-key"},
 	}
 }
 
@@ -41,7 +41,34 @@ func testSecrets() *Secrets {
 	return &Secrets{Volumes: []VolumeSecret{
 		{VolumeKey: secret.New(bytes.Repeat([]byte{1}, 64))},
 		{VolumeKey: secret.New(bytes.Repeat([]byte{2}, 64)), KeyslotKey: secret.New(bytes.Repeat([]byte{3}, 32))},
-	}}
+	}, Files: []secret.Bytes{secret.New([]byte("-----BEGIN RSA PRIVATE KEY-----")), secret.New([]byte{0})}}
+}
+
+func TestAnImageInAVolumeIsFoundAndAppearsUnderItsNameOrAnother(t *testing.T) {
+	m := testManifest(t)
+	for _, c := range []struct {
+		path, mount, inside, place string
+		volume                     int
+	}{
+		{"analysis.sif", "", "", "/shared/alice/analysis.sif", -1},
+		{"/shared/analysis.sif", "", "", "/shared/analysis.sif", -1},
+		{"analysis.sif", "/image.sif", "", "/image.sif", -1},
+		{"/data/analysis.sif", "", "analysis.sif", "/shared/alice/analysis.sif", 0},
+		{"/data/v2/analysis.sif", "", "v2/analysis.sif", "/shared/alice/analysis.sif", 0},
+		{"/data/v2.sif", "images/analysis.sif", "v2.sif", "/shared/alice/images/analysis.sif", 0},
+		{"/data/v2.sif", "/image.sif", "v2.sif", "/image.sif", 0},
+	} {
+		m.Image = &Image{Path: c.path, Mount: c.mount}
+		if c.volume < 0 {
+			m.Image.SHA256, m.Image.Size = strings.Repeat("ab", 32), 4096
+		}
+		if err := m.Validate(); err != nil {
+			t.Errorf("%+v: %v", m.Image, err)
+		}
+		if i, inside := m.ImageVolume(); i != c.volume || inside != c.inside || m.ImagePlace("/shared/alice") != c.place {
+			t.Errorf("%+v: in volume %d as %q, appears at %q", m.Image, i, inside, m.ImagePlace("/shared/alice"))
+		}
+	}
 }
 
 func TestAManifestHasOneEncoding(t *testing.T) {
@@ -86,6 +113,8 @@ func TestAManifestHasOneEncoding(t *testing.T) {
 		"too long":             s + strings.Repeat(" ", MaxManifest),
 		"empty":                "",
 		"null":                 "null",
+		"empty list of files":  replaceOnce(t, s, `"files":["pem","api-key"]`, `"files":[]`),
+		"null for files":       replaceOnce(t, s, `"files":["pem","api-key"]`, `"files":null`),
 	} {
 		if _, err := ParseManifest([]byte(altered)); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -150,6 +179,20 @@ func TestAManifestThatNobodyShouldMakeIsRefused(t *testing.T) {
 		"no secrets":                  func(m *Manifest) { m.Secrets = nil },
 		"secrets too long":            func(m *Manifest) { m.Secrets = make([]byte, MaxSecrets+1) },
 		"pinned parameters not valid": func(m *Manifest) { m.Volumes[0].Pinned.UUID = "x" },
+		"image in a volume, pinned":   func(m *Manifest) { m.Image.Path = "/data/analysis.sif" },
+		"image in a volume, sized":    func(m *Manifest) { m.Image.Path, m.Image.SHA256 = "/data/analysis.sif", "" },
+		"image in a writable volume":  func(m *Manifest) { m.Image = &Image{Path: "/results/analysis.sif"} },
+		"image in no volume":          func(m *Manifest) { m.Image = &Image{Path: "/data2/analysis.sif"} },
+		"image is a mount point":      func(m *Manifest) { m.Image = &Image{Path: "/data"} },
+		"image climbs out of it":      func(m *Manifest) { m.Image = &Image{Path: "/data/../shared/analysis.sif"} },
+		"image's place climbs":        func(m *Manifest) { m.Image.Mount = "../analysis.sif" },
+		"image's place is reserved":   func(m *Manifest) { m.Image.Mount = "/usr/analysis.sif" },
+		"too many files":              func(m *Manifest) { m.Files = make([]string, MaxFiles+1) },
+		"file without a name":         func(m *Manifest) { m.Files = []string{""} },
+		"file with a path":            func(m *Manifest) { m.Files = []string{"../step-key"} },
+		"file with a dot":             func(m *Manifest) { m.Files = []string{"."} },
+		"file twice":                  func(m *Manifest) { m.Files = []string{"pem", "pem"} },
+		"files without secrets":       func(m *Manifest) { m.Files, m.Secrets = []string{"pem"}, make([]byte, secretsSize(2, 0)) },
 	} {
 		m := testManifest(t)
 		if err := m.Validate(); err != nil {
@@ -210,6 +253,11 @@ func TestSecretsOpenOnlyWithTheirJobKeyAndForTheirJob(t *testing.T) {
 			t.Errorf("volume %d has other keys", i)
 		}
 	}
+	for i, want := range testSecrets().Files {
+		if !got.Files[i].Equal(want) {
+			t.Errorf("file %d has another content", i)
+		}
+	}
 	altered := bytes.Clone(sealed)
 	altered[len(altered)-1] ^= 1
 	other := hex.EncodeToString(make([]byte, 16))
@@ -230,6 +278,9 @@ func TestSecretsOpenOnlyWithTheirJobKeyAndForTheirJob(t *testing.T) {
 		"long volume key":   {Volumes: []VolumeSecret{{VolumeKey: secret.New(make([]byte, 200))}}},
 		"short keyslot key": {Volumes: []VolumeSecret{{VolumeKey: secret.New(make([]byte, 64)), KeyslotKey: secret.New(make([]byte, 8))}}},
 		"too many":          {Volumes: make([]VolumeSecret, MaxVolumes+1)},
+		"too many files":    {Files: make([]secret.Bytes, MaxFiles+1)},
+		"empty file":        {Files: []secret.Bytes{secret.New(nil)}},
+		"long files":        {Files: []secret.Bytes{secret.New(make([]byte, MaxFile)), secret.New([]byte("x"))}},
 	} {
 		if _, err := SealSecrets(s, key(7), testJob); err == nil {
 			t.Errorf("%s: sealed", name)
@@ -239,6 +290,10 @@ func TestSecretsOpenOnlyWithTheirJobKeyAndForTheirJob(t *testing.T) {
 	for range MaxVolumes {
 		full.Volumes = append(full.Volumes, VolumeSecret{VolumeKey: secret.New(make([]byte, MaxVolumeKey)), KeyslotKey: secret.New(make([]byte, KeyslotKeySize))})
 	}
+	for range MaxFiles - 1 {
+		full.Files = append(full.Files, secret.New([]byte("x")))
+	}
+	full.Files = append(full.Files, secret.New(make([]byte, MaxFile-MaxFiles+1)))
 	if b, err := SealSecrets(full, key(7), testJob); err != nil || len(b) > MaxSecrets {
 		t.Errorf("the largest secrets: %d bytes, %v", len(b), err)
 	}
@@ -258,7 +313,8 @@ func TestSecretsHaveOneForm(t *testing.T) {
 			t.Errorf("cut to %d bytes: accepted", i)
 		}
 	}
-	for _, bad := range []string{s + " ", " " + s, strings.Replace(s, ",", ", ", 1), strings.Replace(s, "},{", "}{", 1), s[:len(s)-2] + "," + s[len(s)-2:]} {
+	for _, bad := range []string{s + " ", " " + s, strings.Replace(s, ",", ", ", 1), strings.Replace(s, "},{", "}{", 1), s[:len(s)-2] + "," + s[len(s)-2:],
+		secretsHead + secretsFiles + secretsTail, secretsHead + secretsFiles + `""` + secretsTail, strings.Replace(s, `=="]}`, `"]}`, 1)} {
 		if _, err := decodeSecrets([]byte(bad)); err == nil {
 			t.Errorf("accepted %q", bad)
 		}

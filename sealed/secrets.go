@@ -1,11 +1,9 @@
 package sealed
 
 import (
-	"bytes"
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 
 	"cloister/secret"
@@ -25,8 +23,17 @@ const (
 	MaxVolumeKey = 128
 	minVolumeKey = 32
 
-	// MaxSecrets bounds the encrypted secrets of a manifest, in bytes.
-	MaxSecrets = 32 << 10
+	// MaxFiles is the number of a job's secret files, MaxFile the size of them
+	// together, in bytes: a PEM key of RSA-4096 has 3,200.
+	MaxFiles = 16
+	MaxFile  = 64 << 10
+
+	// MaxSecrets bounds the encrypted secrets of a manifest, in bytes: the
+	// largest files take 86 KiB in base64, the keys of MaxVolumes 10 KiB.
+	MaxSecrets = 128 << 10
+
+	// SecretPlace is the directory in the job view that holds the secret files.
+	SecretPlace = "/run/cloister/secrets"
 
 	secretsInfo = "cloister/1/secrets"
 )
@@ -38,11 +45,22 @@ type VolumeSecret struct {
 }
 
 // Secrets are what a manifest holds encrypted under the job key: the keys of
-// its volumes, in the manifest's order.
-type Secrets struct{ Volumes []VolumeSecret }
+// its volumes and the contents of its secret files, in the manifest's order.
+type Secrets struct {
+	Volumes []VolumeSecret
+	Files   []secret.Bytes
+}
 
-// Wipe overwrites every key.
+// Wipe overwrites everything.
 func (s *Secrets) Wipe() {
+	s.WipeKeys()
+	for _, f := range s.Files {
+		f.Wipe()
+	}
+}
+
+// WipeKeys overwrites the keys of volumes.
+func (s *Secrets) WipeKeys() {
 	for _, v := range s.Volumes {
 		v.VolumeKey.Wipe()
 		v.KeyslotKey.Wipe()
@@ -95,6 +113,20 @@ func OpenSecrets(sealed []byte, jobKey secret.Bytes, job string) (*Secrets, erro
 	return s, nil
 }
 
+// OpenSecrets decrypts the manifest's secrets. It refuses those that are not one
+// for each volume and each file, with the errors of OpenSecrets.
+func (m *Manifest) OpenSecrets(jobKey secret.Bytes) (*Secrets, error) {
+	s, err := OpenSecrets(m.Secrets, jobKey, m.Job)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.Volumes) != len(m.Volumes) || len(s.Files) != len(m.Files) {
+		s.Wipe()
+		return nil, refuse(ErrSecrets, nextSealAgain, "the secrets of this job are those of %d volumes and %d files, it names %d and %d", len(s.Volumes), len(s.Files), len(m.Volumes), len(m.Files))
+	}
+	return s, nil
+}
+
 func secretsCipher(jobKey secret.Bytes, job string) (cipher.AEAD, error) {
 	if jobKey.Len() != JobKeySize {
 		return nil, fmt.Errorf("a job key of %d bytes, want %d", jobKey.Len(), JobKeySize)
@@ -108,123 +140,4 @@ func secretsCipher(jobKey secret.Bytes, job string) (cipher.AEAD, error) {
 	}
 	defer clear(key)
 	return chacha20poly1305.New(key)
-}
-
-// The plaintext is JSON that only these pieces make up, so that it is written
-// and read without the copies of a JSON package, and has one encoding.
-const (
-	secretsHead  = `{"volumes":[`
-	secretsEntry = `{"volume_key":"`
-	secretsNext  = `","keyslot_key":"`
-	secretsEnd   = `"}`
-	secretsTail  = `]}`
-)
-
-// secretsSize is the least length of the sealed secrets of n volumes.
-func secretsSize(n int) int {
-	const key = (minVolumeKey + 2) / 3 * 4
-	return len(secretsHead) + n*(len(secretsEntry)+key+len(secretsNext)+len(secretsEnd)) + max(0, n-1) + len(secretsTail) + chacha20poly1305.Overhead
-}
-
-func (s *Secrets) encode() (secret.Bytes, error) {
-	if len(s.Volumes) > MaxVolumes {
-		return secret.Bytes{}, fmt.Errorf("%d volumes, at most %d are served", len(s.Volumes), MaxVolumes)
-	}
-	perVolume := len(secretsEntry) + len(secretsNext) + len(secretsEnd) + 1 + (MaxVolumeKey+KeyslotKeySize+4)/3*4 + 4
-	whole := secret.Alloc(len(secretsHead) + len(secretsTail) + len(s.Volumes)*perVolume)
-	b := append(whole.Reveal()[:0], secretsHead...)
-	for i, v := range s.Volumes {
-		if err := v.check(); err != nil {
-			whole.Wipe()
-			return secret.Bytes{}, fmt.Errorf("volume %d: %w", i+1, err)
-		}
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, secretsEntry...)
-		b = appendEncoded(b, v.VolumeKey)
-		b = append(b, secretsNext...)
-		b = appendEncoded(b, v.KeyslotKey)
-		b = append(b, secretsEnd...)
-	}
-	b = append(b, secretsTail...)
-	out := secret.Alloc(len(b))
-	copy(out.Reveal(), b)
-	whole.Wipe()
-	return out, nil
-}
-
-func appendEncoded(b []byte, k secret.Bytes) []byte {
-	e := k.Encode()
-	defer e.Wipe()
-	return append(b, e.Reveal()...)
-}
-
-func (v *VolumeSecret) check() error {
-	if n := v.VolumeKey.Len(); n < minVolumeKey || n > MaxVolumeKey {
-		return fmt.Errorf("a volume key of %d bytes", n)
-	}
-	if n := v.KeyslotKey.Len(); n != 0 && n != KeyslotKeySize {
-		return fmt.Errorf("a keyslot key of %d bytes", n)
-	}
-	return nil
-}
-
-func decodeSecrets(b []byte) (*Secrets, error) {
-	s := new(Secrets)
-	r := reader{rest: b}
-	r.skip(secretsHead)
-	for r.err == nil && !bytes.Equal(r.rest, []byte(secretsTail)) {
-		if len(s.Volumes) == MaxVolumes {
-			r.err = errors.New("too many volumes")
-			break
-		}
-		if len(s.Volumes) > 0 {
-			r.skip(",")
-		}
-		var v VolumeSecret
-		r.skip(secretsEntry)
-		v.VolumeKey = r.key()
-		r.skip(secretsNext)
-		v.KeyslotKey = r.key()
-		r.skip(secretsEnd)
-		s.Volumes = append(s.Volumes, v)
-		if r.err == nil {
-			r.err = v.check()
-		}
-	}
-	if r.err != nil {
-		s.Wipe()
-		return nil, r.err
-	}
-	return s, nil
-}
-
-// A reader takes fixed pieces and keys off the front; after an error it does
-// nothing more.
-type reader struct {
-	rest []byte
-	err  error
-}
-
-func (r *reader) skip(piece string) {
-	rest, ok := bytes.CutPrefix(r.rest, []byte(piece))
-	if !ok && r.err == nil {
-		r.err = errors.New("unexpected form")
-	}
-	r.rest = rest
-}
-
-func (r *reader) key() secret.Bytes {
-	n := bytes.IndexByte(r.rest, '"')
-	if r.err != nil || n < 0 {
-		r.err = errors.New("unexpected form")
-		return secret.Bytes{}
-	}
-	k, err := secret.Decode(r.rest[:n]) // wipes what it read
-	if err != nil {
-		r.err = err
-	}
-	r.rest = r.rest[n:]
-	return k
 }

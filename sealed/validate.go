@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -16,7 +17,7 @@ import (
 const (
 	MaxVolumes     = 32
 	MaxPath        = 4095
-	MaxName        = 64 // user, cluster
+	MaxName        = 64 // user, cluster, secret file
 	MaxLabel       = 47 // what a LUKS2 header holds
 	MaxArguments   = 256
 	MaxArgument    = 4096
@@ -116,7 +117,7 @@ func (m *Manifest) checkVolumes() error {
 		seen[v.Path], seen[v.Pinned.UUID] = true, true
 		mounts = append(mounts, v.Mount)
 	}
-	if m.Image != nil && m.Image.Mount != "" {
+	if m.Image != nil && path.IsAbs(m.Image.Mount) {
 		mounts = append(mounts, m.Image.Mount)
 	}
 	return CheckMounts(mounts)
@@ -146,22 +147,6 @@ func (v *Volume) validate() error {
 		return fmt.Errorf("pinned parameters: %w", err)
 	}
 	return v.checkPinned()
-}
-
-func (m *Manifest) checkImage() error {
-	if m.Image == nil {
-		return nil
-	}
-	if err := CheckPath(m.Image.Path); err != nil {
-		return fmt.Errorf("image: %w", err)
-	}
-	if b, err := hex.DecodeString(m.Image.SHA256); err != nil || len(b) != 32 || strings.ToLower(m.Image.SHA256) != m.Image.SHA256 {
-		return fmt.Errorf("image: %q is no SHA-256 digest in lower-case hexadecimal", m.Image.SHA256)
-	}
-	if m.Image.Size <= 0 {
-		return fmt.Errorf("image: size %d", m.Image.Size)
-	}
-	return nil
 }
 
 // checkOutput wants stdout and stderr inside a volume that the job writes, or
@@ -199,8 +184,23 @@ func (m *Manifest) checkKeys() error {
 		}
 		seen[t] = true
 	}
-	if want := secretsSize(len(m.Volumes)); len(m.Secrets) < want || len(m.Secrets) > MaxSecrets {
-		return fmt.Errorf("secrets of %d bytes for %d volumes", len(m.Secrets), len(m.Volumes))
+	if want := secretsSize(len(m.Volumes), len(m.Files)); len(m.Secrets) < want || len(m.Secrets) > MaxSecrets {
+		return fmt.Errorf("secrets of %d bytes for %d volumes and %d files", len(m.Secrets), len(m.Volumes), len(m.Files))
+	}
+	return m.checkFiles()
+}
+
+func (m *Manifest) checkFiles() error {
+	if len(m.Files) > MaxFiles {
+		return fmt.Errorf("%d secret files, at most %d are served", len(m.Files), MaxFiles)
+	}
+	for i, name := range m.Files {
+		if err := CheckName(name); err != nil {
+			return fmt.Errorf("secret file: %w", err)
+		}
+		if slices.Contains(m.Files[:i], name) {
+			return fmt.Errorf("secret file %q is named twice", name)
+		}
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ func CheckClass(class string) error {
 	return nil
 }
 
-// CheckName wants a user's or a cluster's name: letters, digits and "._-",
+// CheckName wants a user's, a cluster's or a secret file's name: letters, digits and "._-",
 // not beginning with '-' or '.', at most MaxName bytes.
 func CheckName(name string) error {
 	if name == "" || len(name) > MaxName || name[0] == '-' || name[0] == '.' {

@@ -3,6 +3,7 @@ package sealed
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -96,7 +97,7 @@ func (v *vector) run(list *signers.List, ids []age.Identity) error {
 	if err := m.CheckTime(v.time); err != nil {
 		return err
 	}
-	_, err = OpenSecrets(m.Secrets, secret.New(bytes.Clone(v.jobKey)), m.Job)
+	_, err = m.OpenSecrets(secret.New(bytes.Clone(v.jobKey)))
 	return err
 }
 
@@ -203,7 +204,11 @@ func writeVectors(t *testing.T) {
 	}
 	week := now.AddDate(0, 0, 8)
 	for name, v := range map[string]vector{
-		"sealed":             {expect: "success", comment: "two volumes and an image", file: good},
+		"sealed":             {expect: "success", comment: "two volumes, an image, two secret files", file: good},
+		"image_in_volume":    {expect: "success", comment: "an image in a volume", file: seal(alice, id.Recipient(), func(m *Manifest) { m.Image = &Image{Path: "/data/analysis.sif", Mount: "images/analysis.sif"} })},
+		"file_missing":       {expect: "secrets", comment: "two secret files, and one name", file: seal(alice, id.Recipient(), func(m *Manifest) { m.Files = m.Files[:1] })},
+		"image_in_results":   {expect: "manifest", comment: "an image in a volume that the job writes", file: raw(strings.Replace(string(manifest), imageOf(t), `"image":{"path":"/results/analysis.sif","sha256":"","size":0,"mount":""}`, 1) + "\n" + script)},
+		"file_climbs":        {expect: "manifest", comment: "a secret file whose name leads elsewhere", file: raw(strings.Replace(string(manifest), `["pem",`, `["../step-key",`, 1) + "\n" + script)},
 		"smallest":           {expect: "success", comment: "no #SBATCH line, no volume, no image", file: smallest(t, alice, id.Recipient())},
 		"ordinary":           {expect: "not sealed", comment: "an ordinary script", file: []byte(script)},
 		"next_format":        {expect: "not sealed", comment: "a later version of the format", file: []byte(strings.ReplaceAll(string(good), terminator, marker+"2"))},
@@ -243,10 +248,19 @@ func writeVectors(t *testing.T) {
 	}
 }
 
+// imageOf is the image in the test manifest's encoding.
+func imageOf(t *testing.T) string {
+	b, err := json.Marshal(testManifest(t).Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return `"image":` + string(b)
+}
+
 func smallest(t *testing.T, s ssh.Signer, to age.Recipient) []byte {
 	m := testManifest(t)
 	m.Signer = ssh.FingerprintSHA256(s.PublicKey())
-	m.Volumes, m.Image, m.Arguments, m.Environment = nil, nil, nil, nil
+	m.Volumes, m.Image, m.Arguments, m.Environment, m.Files = nil, nil, nil, nil, nil
 	m.Stdout, m.Stderr = "/dev/null", "/dev/null"
 	var err error
 	if m.Secrets, err = SealSecrets(&Secrets{}, secret.New(bytes.Repeat([]byte{7}, JobKeySize)), m.Job); err != nil {

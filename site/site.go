@@ -53,7 +53,7 @@ type File struct {
 
 // Images is what the cluster's nodes want of images.
 type Images struct {
-	// Keys are armored OpenPGP public keys, as in policy.toml's keys_file.
+	// Keys are armored OpenPGP and PEM public keys, as in policy.toml's keys_file.
 	Keys string
 }
 

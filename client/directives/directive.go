@@ -14,6 +14,7 @@ import (
 var words = []struct{ name, example string }{
 	{"volume", "#CLOISTER volume=patients.luks:/data:ro"},
 	{"image", "#CLOISTER image=analysis.sif"},
+	{"secret", "#CLOISTER secret=pem:key.pem"},
 	{"output", "#CLOISTER output=/results/slurm-%j.out"},
 	{"class", "#CLOISTER class=on-demand"},
 	{"expires", "#CLOISTER expires=7d"},
@@ -57,6 +58,8 @@ func (s *Script) directive(n int, line string) error {
 		err = s.volume(n, value)
 	case "image":
 		err = s.image(n, value)
+	case "secret":
+		err = s.secret(n, value)
 	case "output":
 		err = once(n, name, s.Output != "")
 		s.Output = value
@@ -163,15 +166,34 @@ func (s *Script) image(n int, value string) error {
 	if err := sealed.CheckPath(im.Path); err != nil {
 		return refuse(n, example("image"), "%v", err)
 	}
+	const next = "write it as, for example: #CLOISTER image=analysis.sif:/image.sif"
 	if strings.HasSuffix(value, ":") {
-		return refuse(n, "write it as, for example: #CLOISTER image=analysis.sif:/image.sif", "image has an empty place after the colon")
+		return refuse(n, next, "image has an empty place after the colon")
 	}
 	if im.Mount != "" {
-		if err := sealed.CheckMount(im.Mount); err != nil {
-			return refuse(n, "write it as, for example: #CLOISTER image=analysis.sif:/image.sif", "%v", err)
+		if err := sealed.CheckImagePlace(im.Mount); err != nil {
+			return refuse(n, next, "%v", err)
 		}
 	}
 	s.Image = im
+	return nil
+}
+
+func (s *Script) secret(n int, value string) error {
+	name, file, ok := strings.Cut(value, ":")
+	if !ok || file == "" {
+		return refuse(n, example("secret"), "secret wants NAME:FILE; the job finds the file's content in "+sealed.SecretPlace+"/NAME")
+	}
+	if err := sealed.CheckName(name); err != nil {
+		return refuse(n, example("secret"), "%v", err)
+	}
+	if slices.ContainsFunc(s.Secrets, func(o Secret) bool { return o.Name == name }) {
+		return refuse(n, "leave one of them", "secret %q is given twice", name)
+	}
+	if len(s.Secrets) == sealed.MaxFiles {
+		return refuse(n, "put more files into a volume", "more than %d secrets", sealed.MaxFiles)
+	}
+	s.Secrets = append(s.Secrets, Secret{Line: n, Name: name, File: file})
 	return nil
 }
 

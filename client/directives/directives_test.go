@@ -2,6 +2,7 @@ package directives
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -78,6 +79,11 @@ func TestALineThatIsNotUnderstoodIsRefusedWithAdvice(t *testing.T) {
 		{"#CLOISTER image=a.sif:", "empty place", "image.sif"},
 		{"#CLOISTER image=a.sif:/usr/a.sif", "belongs to the system", "image.sif"},
 		{"#CLOISTER image=a.sif:/data/a.sif", "lie in each other", "of its own"},
+		{"#CLOISTER image=a.sif:../a.sif", "working directory", "image.sif"},
+		{"#CLOISTER secret=key.pem", "secret wants NAME:FILE", "secret=pem:key.pem"},
+		{"#CLOISTER secret=pem:", "secret wants NAME:FILE", "secret=pem:key.pem"},
+		{"#CLOISTER secret=../pem:key.pem", "is no name", "secret=pem:key.pem"},
+		{"#CLOISTER secret=:key.pem", "is no name", "secret=pem:key.pem"},
 		{"#CLOISTER output=results/x", "not an absolute path", "%j is the job id"},
 		{"#CLOISTER output=/results/%u", "after %", "%j is the job id"},
 		{"#CLOISTER class=any", "neither dedicated nor on-demand", "class=on-demand"},
@@ -127,11 +133,39 @@ func TestAScriptThatSlurmCouldNotRunIsRefused(t *testing.T) {
 		"late line":        "#!/bin/sh\ntrue\n#CLOISTER volume=a:/b:ro\n",
 		"two images":       "#!/bin/sh\n#CLOISTER image=a.sif\n#CLOISTER image=b.sif\n",
 		"two outputs":      "#!/bin/sh\n#CLOISTER output=/a/b\n#CLOISTER output=/a/c\n",
+		"a secret twice":   "#!/bin/sh\n#CLOISTER secret=a:b\n#CLOISTER secret=a:c\n",
+		"image in results": "#!/bin/sh\n#CLOISTER image=/results/a.sif\n#CLOISTER volume=r.luks:/results:rw\n",
+		"many secrets":     "#!/bin/sh\n" + manySecrets(17),
 		"a variable twice": "#!/bin/sh\n#CLOISTER env=A=1\n#CLOISTER env=A=2\n",
 	} {
 		if _, err := Parse([]byte(script)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+func manySecrets(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "#CLOISTER secret=s%d:file\n", i)
+	}
+	return b.String()
+}
+
+func TestAnImageInAVolumeAndSecretsAreRead(t *testing.T) {
+	s, err := Parse([]byte("#!/bin/sh\n#CLOISTER image=/software/v2/a.sif:images/a.sif\n#CLOISTER volume=s.luks:/software:ro\n" +
+		"#CLOISTER volume=d.luks:/data:ro\n#CLOISTER secret=pem:C:/keys/a b.pem\n" + manySecrets(15)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := s.ImageVolume(); v == nil || v.Path != "s.luks" || s.Image.Mount != "images/a.sif" {
+		t.Errorf("%+v in %+v", s.Image, v)
+	}
+	if len(s.Secrets) != 16 || s.Secrets[0] != (Secret{Line: 5, Name: "pem", File: "C:/keys/a b.pem"}) {
+		t.Errorf("%+v", s.Secrets)
+	}
+	if s, err := Parse([]byte("#!/bin/sh\n#CLOISTER image=/software/a.sif\n#CLOISTER volume=s.luks:/soft:ro\n")); err != nil || s.ImageVolume() != nil {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ package directives
 import (
 	"bytes"
 	"fmt"
+	"path"
 	"regexp"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ type Script struct {
 	SBATCH      []string // as they stand
 	Volumes     []Volume
 	Image       *Image
+	Secrets     []Secret
 	Output      string        // pattern, or ""
 	Class       string        // or ""
 	Expires     time.Duration // or 0
@@ -48,8 +50,15 @@ type Volume struct {
 // An Image is an image= line.
 type Image struct {
 	Line  int
-	Path  string // on the cluster
+	Path  string // on the cluster, or below the mount point of a volume of the job
 	Mount string // or ""
+}
+
+// A Secret is a secret= line.
+type Secret struct {
+	Line int
+	Name string // in the job view
+	File string // on this machine
 }
 
 // An Error is a refused line.
@@ -121,9 +130,25 @@ func (s *Script) check() error {
 			return refuse(v.Line, "give each volume a mount point of its own, such as /data or /results", "%v", err)
 		}
 	}
-	if s.Image != nil && s.Image.Mount != "" {
+	if s.Image != nil && path.IsAbs(s.Image.Mount) {
 		if err := sealed.CheckMounts(append(mounts, s.Image.Mount)); err != nil {
 			return refuse(s.Image.Line, "give the image a place of its own, such as /image.sif", "%v", err)
+		}
+	}
+	if v := s.ImageVolume(); v != nil && v.Mode != sealed.ReadOnly {
+		return refuse(s.Image.Line, "put it into a volume of its own: cloister volume create software.luks --from DIR", "the image lies in a volume that the job can write")
+	}
+	return nil
+}
+
+// ImageVolume is the volume that holds the image, or nil.
+func (s *Script) ImageVolume() *Volume {
+	if s.Image == nil {
+		return nil
+	}
+	for i, v := range s.Volumes {
+		if _, ok := sealed.InVolume(s.Image.Path, v.Mount); ok {
+			return &s.Volumes[i]
 		}
 	}
 	return nil

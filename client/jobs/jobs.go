@@ -48,7 +48,8 @@ type Record struct {
 	Stderr    string    `json:"stderr"`
 	Volumes   []Volume  `json:"volumes"`
 	Image     *Image    `json:"image"`
-	Accessors []string  `json:"accessors"` // of the tokens, see kms.Client.Revoke
+	Files     []string  `json:"files,omitempty"` // names of secret files
+	Accessors []string  `json:"accessors"`       // of the tokens, see kms.Client.Revoke
 
 	// Revoked is when its owner revoked the tokens, or zero.
 	Revoked time.Time `json:"revoked,omitzero"`
@@ -69,7 +70,7 @@ type Volume struct {
 // An Image is the image of the job.
 type Image struct {
 	Path   string `json:"path"`
-	SHA256 string `json:"sha256"`
+	SHA256 string `json:"sha256"` // "" in a volume
 	Mount  string `json:"mount"`
 }
 
@@ -77,7 +78,7 @@ type Image struct {
 func New(m *sealed.Manifest) *Record {
 	r := &Record{
 		Format: format, Job: m.Job, User: m.User, Cluster: m.Cluster, Class: m.Class, Created: m.Created, Expires: m.Expires,
-		Arguments: m.Arguments, Stdout: m.Stdout, Stderr: m.Stderr,
+		Arguments: m.Arguments, Stdout: m.Stdout, Stderr: m.Stderr, Files: m.Files,
 	}
 	for _, v := range m.Volumes {
 		r.Volumes = append(r.Volumes, Volume{v.Path, v.Mount, v.Mode, v.Create, v.Size, v.Pinned.UUID, v.Pinned.Integrity != nil})

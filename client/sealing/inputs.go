@@ -15,13 +15,9 @@ import (
 	"cloister/client/advice"
 	"cloister/client/directives"
 	"cloister/client/keystore"
-	"cloister/image"
 	"cloister/sealed"
 	"cloister/volume"
 )
-
-// maxImage bounds an image, in bytes: far above any real one.
-const maxImage = 1 << 40
 
 func (s *sealing) volumes() error {
 	for _, d := range s.script.Volumes {
@@ -104,7 +100,7 @@ func (s *sealing) findByName(d directives.Volume) (keystore.Volume, error) {
 	for _, v := range found {
 		v.Keys.Wipe()
 	}
-	next := fmt.Sprintf("say where it is on this machine: cloister seal --local %s=FILE", d.Path)
+	next := sayWhere(d.Path)
 	if len(found) == 0 {
 		return keystore.Volume{}, advice.Refuse(next, "line %d: there is no file %s here, and no volume of that name was made here", d.Line, d.Path)
 	}
@@ -127,68 +123,6 @@ func (s *sealing) local(p string) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-func (s *sealing) image() error {
-	d := s.script.Image
-	if d == nil {
-		return nil
-	}
-	file, ok := s.local(d.Path)
-	if !ok {
-		return advice.Refuse(fmt.Sprintf("say where it is on this machine: cloister seal --local %s=FILE", d.Path), "line %d: there is no image %s here", d.Line, d.Path)
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return fmt.Errorf("line %d: opening the image: %w", d.Line, err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("line %d: opening the image: %w", d.Line, err)
-	}
-	if !st.Mode().IsRegular() || st.Size() > maxImage {
-		return advice.Refuse("give a SIF file", "line %d: %s is no image", d.Line, file)
-	}
-	counted := &counter{r: io.LimitReader(f, st.Size())}
-	digest, err := image.Digest(counted)
-	if err != nil {
-		return fmt.Errorf("line %d: reading the image %s: %w", d.Line, file, err)
-	}
-	if counted.n != st.Size() {
-		return fmt.Errorf("line %d: the image %s changed while it was read", d.Line, file)
-	}
-	s.m.Image = &sealed.Image{Path: d.Path, SHA256: digest, Size: st.Size(), Mount: d.Mount}
-	return s.judge(f, st.Size(), file)
-}
-
-// judge warns of an image that no node will run, as far as can be told: with the
-// keys of the site file, else by its shape.
-func (s *sealing) judge(f io.ReaderAt, size int64, name string) error {
-	keys, err := s.o.Site.ImageKeys()
-	if err != nil {
-		return err
-	}
-	if keys != nil {
-		_, err = image.Verify(f, size, keys)
-	} else {
-		_, err = image.Inspect(f, size)
-	}
-	if err != nil {
-		s.warnings = append(s.warnings, fmt.Sprintf("Nodes will refuse the image %s: %v. See cloister image check.", name, err))
-	}
-	return nil
-}
-
-type counter struct {
-	r io.Reader
-	n int64
-}
-
-func (c *counter) Read(b []byte) (int, error) {
-	n, err := c.r.Read(b)
-	c.n += int64(n)
-	return n, err
 }
 
 // readFile reads a regular file of at most limit bytes.

@@ -107,6 +107,9 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := s.image(); err != nil {
 		return nil, err
 	}
+	if err := s.secretFiles(); err != nil {
+		return nil, err
+	}
 	if err := s.output(); err != nil {
 		return nil, err
 	}

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -10,6 +13,7 @@ import (
 	"cloister/client/jobs"
 	"cloister/image"
 	"cloister/site"
+	"cloister/volume"
 
 	"github.com/spf13/cobra"
 )
@@ -25,7 +29,7 @@ func newImage(a *app) *cobra.Command {
 	return c
 }
 
-type imageFlags struct{ keys, site, job string }
+type imageFlags struct{ keys, site, job, volume string }
 
 func newImageCheck(a *app) *cobra.Command {
 	var f imageFlags
@@ -38,40 +42,37 @@ those of the site file, if it has any, else give them with --keys. Without keys 
 looks at the image's shape, says who claims to have signed it, and exits 3. How
 large an image may be, and under which directories, is for the node's policy.
 
-With --job it also says whether this is the image that a job was sealed with.`,
+With --job it also says whether this is the image that a job was sealed with. With
+--volume the image is a file in a volume that was made here.`,
 		Example: `  cloister image check analysis.sif
+  cloister image check analysis.sif --volume software.luks
   cloister image check analysis.sif --keys image-keys.asc
   cloister image check analysis.sif --job analysis.sealed`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return a.imageCheck(args[0], f) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.imageCheck(cmd.Context(), args[0], f) },
 	}
-	c.Flags().StringVar(&f.keys, "keys", "", "armored OpenPGP public keys, a `FILE`, instead of the site file's")
+	c.Flags().StringVar(&f.keys, "keys", "", "armored OpenPGP or PEM public keys, a `FILE`, instead of the site file's")
 	c.Flags().StringVar(&f.site, "site", "", "the `CLUSTER` whose keys count (default: the only one)")
 	c.Flags().StringVar(&f.job, "job", "", "a `JOB.sealed`, or its id, that was sealed here with this image")
+	c.Flags().StringVar(&f.volume, "volume", "", "the volume `V.luks` that holds the image: APP.sif is its path from the volume's top")
+	c.MarkFlagsMutuallyExclusive("job", "volume")
 	return c
 }
 
 const nextSign = "have it signed (apptainer sign) with a key that the cluster accepts"
 
-func (a *app) imageCheck(path string, o imageFlags) error {
+func (a *app) imageCheck(ctx context.Context, path string, o imageFlags) error {
 	home, err := homeDir()
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(path)
+	f, length, err := a.openImage(ctx, path, o)
 	if err != nil {
-		return fmt.Errorf("opening the image: %w", err)
+		return err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("opening the image: %w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return advice.Refuse("give a SIF file", "%s is no image", path)
-	}
 	if o.job != "" {
-		if err := checkPinned(home, o.job, path, f); err != nil {
+		if err := checkPinned(home, o.job, path, io.NewSectionReader(f, 0, length)); err != nil {
 			return err
 		}
 		a.printf("%s: the image that %s was sealed with\n", path, o.job)
@@ -81,14 +82,14 @@ func (a *app) imageCheck(path string, o imageFlags) error {
 		return err
 	}
 	if keys == nil {
-		claimed, err := image.Inspect(f, st.Size())
+		claimed, err := image.Inspect(f, length)
 		if err != nil {
 			return advice.Refuse(nextSign, "image %s: %w", path, err)
 		}
 		return advice.Refuse("ask the administrator for the cluster's image keys, and give them with --keys FILE",
 			"%s says that it is signed by %s; without the cluster's keys nobody can tell whether that is true, or allowed", path, strings.Join(claimed, ", "))
 	}
-	v, err := image.Verify(f, st.Size(), keys)
+	v, err := image.Verify(f, length, keys)
 	if err != nil {
 		return advice.Refuse(nextSign, "image %s: %w", path, err)
 	}
@@ -97,8 +98,45 @@ func (a *app) imageCheck(path string, o imageFlags) error {
 	return nil
 }
 
+// An imageFile is one by itself or in a volume.
+type imageFile interface {
+	io.ReaderAt
+	io.Closer
+}
+
+func (a *app) openImage(ctx context.Context, path string, o imageFlags) (imageFile, int64, error) {
+	if o.volume != "" {
+		v, err := a.open(ctx, o.volume, opening{})
+		if err != nil {
+			return nil, 0, err
+		}
+		defer v.Keys.Wipe()
+		f, err := volume.OpenFile(o.volume, v.Pinned, v.Keys.VolumeKey, path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, 0, advice.Refuse("see what is in it with cloister volume ls "+o.volume, "%w", err)
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		return f, f.Size(), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("opening the image: %w", err)
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = advice.Refuse("give a SIF file", "%s is no image", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
+}
+
 // checkPinned compares the image with the one that a job was sealed with.
-func checkPinned(home, job, path string, f *os.File) error {
+func checkPinned(home, job, path string, f io.Reader) error {
 	r, err := findRecord(home, job)
 	if errors.Is(err, jobs.ErrUnknown) {
 		return advice.Refuse("check it on the machine, or with the CLOISTER_HOME, that sealed the job", "%s: %w", job, err)
@@ -108,6 +146,9 @@ func checkPinned(home, job, path string, f *os.File) error {
 	}
 	if r.Image == nil {
 		return advice.Refuse("add a line #CLOISTER image=FILE.sif and seal the script again", "%s was sealed without an image", job)
+	}
+	if r.Image.SHA256 == "" {
+		return advice.Refuse("check it with --volume instead of --job", "%s runs the image %s in a volume, pinned by the volume's root hash", job, r.Image.Path)
 	}
 	sum, err := image.Digest(f)
 	if err != nil {
@@ -130,7 +171,7 @@ func imageKeys(home string, o imageFlags) (*image.Keys, error) {
 		}
 		keys, err := image.ParseKeys(b)
 		if err != nil {
-			return nil, advice.Refuse("export them with gpg --armor --export", "%s: %w", o.keys, err)
+			return nil, advice.Refuse("export them with gpg --armor --export, or openssl pkey -pubout", "%s: %w", o.keys, err)
 		}
 		return keys, nil
 	}

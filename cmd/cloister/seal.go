@@ -35,6 +35,7 @@ The result is submitted with: sbatch --secure JOB.sealed
   #CLOISTER volume=patients.luks:/data:ro
   #CLOISTER volume=results.luks:/results:rw,create,size=1G
   #CLOISTER image=analysis.sif
+  #CLOISTER secret=pem:key.pem
   #CLOISTER output=/results/slurm-%j.out
   #CLOISTER class=on-demand
   #CLOISTER expires=7d
@@ -57,7 +58,7 @@ The #SBATCH lines stay readable, as Slurm needs them, and are signed too.`,
 	c.Flags().StringVar(&f.user, "user", "", "the user `NAME` that submits it (default: that of cloister init)")
 	c.Flags().StringArrayVar(&f.env, "env", nil, "set a variable for the job: `NAME=VALUE`, or NAME for its value here")
 	c.Flags().StringArrayVar(&f.args, "args", nil, "an `ARGUMENT` of the script; may be repeated")
-	c.Flags().StringArrayVar(&f.local, "local", nil, "where a volume or image of the script is on this machine: `PATH=FILE`")
+	c.Flags().StringArrayVar(&f.local, "local", nil, "where a volume, image or secret of the script is on this machine: `PATH=FILE`")
 	return c
 }
 

@@ -115,8 +115,15 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 			a.printf("  read the volume %s at %s, where a changed byte is an error\n", v.Path, v.Mount)
 		}
 	}
-	if r.Image != nil {
+	switch {
+	case r.Image == nil:
+	case r.Image.SHA256 == "":
+		a.printf("  run the image %s, which lies in a volume\n", r.Image.Path)
+	default:
 		a.printf("  run the image %s with SHA-256 %s\n", r.Image.Path, r.Image.SHA256)
+	}
+	for _, name := range r.Files {
+		a.printf("  read the secret %s/%s\n", sealed.SecretPlace, name)
 	}
 	a.printf("  write its output to %s\n", r.Stdout)
 	if len(r.Arguments) > 0 {

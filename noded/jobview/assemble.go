@@ -11,7 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloister/mutant"
+	"cloister/noded/imagecheck"
 	"cloister/noded/jobview/detached"
+	"cloister/sealed"
 )
 
 const (
@@ -190,6 +192,9 @@ func (b *builder) run() error {
 	if err := b.stepKey(); err != nil {
 		return err
 	}
+	if err := b.secrets(); err != nil {
+		return err
+	}
 	if _, err := os.Lstat("/run/munge"); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -217,6 +222,24 @@ func (b *builder) stepKey() error {
 	defer dir.Close()
 	if err := b.write(dir, StepKeyPath, b.spec.StepKey.Reveal(), 0o400); err != nil {
 		return fmt.Errorf("step key: %w", err)
+	}
+	return nil
+}
+
+// secrets are for the job's user alone, in memory, and read-only in the end.
+func (b *builder) secrets() error {
+	if len(b.spec.Secrets) == 0 {
+		return nil
+	}
+	dir, err := b.root.ensure(sealed.SecretPlace, 0o755, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, s := range b.spec.Secrets {
+		if err := b.write(dir, sealed.SecretPlace+"/"+s.Name, s.Content.Reveal(), 0o400); err != nil {
+			return fmt.Errorf("secret %s: %w", s.Name, err)
+		}
 	}
 	return nil
 }
@@ -318,8 +341,35 @@ func (b *builder) volumes() error {
 	return nil
 }
 
-// placeImage binds the verified copy where the job expects its image.
+// imageInVolume clones the one file out of a volume that is in its place.
+func (b *builder) imageInVolume() error {
+	dir, err := b.root.open(b.spec.ImageVolume)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), b.spec.Image, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: imagecheck.Resolve})
+	if err != nil {
+		return &os.PathError{Op: "opening in the volume", Path: b.spec.Image, Err: err}
+	}
+	file := os.NewFile(uintptr(fd), b.spec.Image)
+	defer file.Close()
+	if st, err := file.Stat(); err != nil || !st.Mode().IsRegular() {
+		return errors.Join(fmt.Errorf("%s in the volume is not a regular file", b.spec.Image), err)
+	}
+	b.image, err = detached.Clone(file, false, detached.ReadOnly|detached.NoSuid|detached.NoDev)
+	return err
+}
+
+// placeImage binds the verified copy, or the file in the volume, where the job
+// expects its image.
 func (b *builder) placeImage() error {
+	if b.spec.ImageVolume != "" {
+		if err := b.imageInVolume(); err != nil {
+			return fmt.Errorf("image: %w", err)
+		}
+		defer b.image.Close()
+	}
 	if b.image == nil {
 		return nil
 	}

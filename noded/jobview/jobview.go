@@ -10,8 +10,8 @@
 //   - the shared file systems, hidden by empty file systems in memory, in which
 //     only the job's working directory and $HOME exist, as private directories;
 //   - /tmp, /var/tmp, /dev/shm, $HOME: private, in memory, bounded, writable;
-//   - /run with munge's socket and the session's step key and nothing else, so no
-//     D-Bus and no systemd;
+//   - /run with munge's socket, the session's step key and the job's secret files
+//     and nothing else, so no D-Bus and no systemd;
 //   - /dev with the harmless devices, a devpts and a POSIX queue file system of
 //     its own, and /dev/fuse, with which apptainer mounts images;
 //   - /proc mounted anew, writable (user namespaces need that), hidepid=invisible;
@@ -55,8 +55,17 @@ type Spec struct {
 
 	StepKey secret.Bytes // with which srun in the view proves its steps; empty: no steps
 
-	ImagePath string // where the job expects its image; empty: no image
-	Image     string // the verified copy, a file that only this daemon can write
+	Secrets []Secret // files in sealed.SecretPlace
+
+	ImagePath   string // where the job expects its image; empty: no image
+	Image       string // the verified copy, a file that only this daemon can write; with ImageVolume its path from there
+	ImageVolume string // Target of the one in Volumes, for reading, that holds the image; or empty
+}
+
+// A Secret is a file that the job's user alone may read.
+type Secret struct {
+	Name    string
+	Content secret.Bytes
 }
 
 // Mount is a detached mount and its place in the view. Build attaches it; the
@@ -88,7 +97,7 @@ func Build(ctx context.Context, spec Spec) (*View, error) {
 		return nil, fmt.Errorf("building the job view: %w", err)
 	}
 	var image *os.File
-	if spec.Image != "" {
+	if spec.Image != "" && spec.ImageVolume == "" {
 		// Before the thread leaves this daemon's mount namespace, where the copy is.
 		var err error
 		if image, err = cloneFile(spec.Image); err != nil {

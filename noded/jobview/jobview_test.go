@@ -298,6 +298,73 @@ func TestVolumesAndTheImageAppearAtTheirPlaces(t *testing.T) {
 	}
 }
 
+func TestAnImageInAVolumeAppearsUnderTheNameThatTheScriptUses(t *testing.T) {
+	spec := newSpec(t)
+	m, err := detached.New("tmpfs", []string{"mode=0755"}, detached.NoSuid|detached.NoDev)
+	check(t, err)
+	defer m.Close()
+	dir := fmt.Sprintf("/proc/self/fd/%d/", m.Fd())
+	check(t, os.MkdirAll(dir+"v2", 0o755))
+	check(t, os.WriteFile(dir+"v2/analysis-2.sif", []byte("image"), 0o644))
+	check(t, os.Symlink("/etc/passwd", dir+"link.sif"))
+	check(t, os.Symlink("v2", dir+"latest"))
+	check(t, detached.Set(m, false, detached.ReadOnly))
+	spec.Volumes = []Mount{{m, "/software"}}
+	spec.ImageVolume, spec.Image, spec.ImagePath = "/software", "v2/analysis-2.sif", spec.Cwd+"/analysis.sif"
+	v := mustBuild(t, spec)
+	for command, want := range map[string]string{
+		"cat analysis.sif":                                                   "image",
+		"cat /software/v2/analysis-2.sif":                                    "image",
+		"(echo x > analysis.sif) 2>/dev/null || echo refused":                "refused",
+		"rm -f analysis.sif 2>/dev/null || echo refused":                     "refused",
+		"stat -c %d analysis.sif /software/v2/analysis-2.sif | uniq | wc -l": "1", // no copy
+	} {
+		if got, _ := inside(t, v, spec, command); got != want {
+			t.Errorf("%s: %q, wanted %q", command, got, want)
+		}
+	}
+	for name, change := range map[string]func(*Spec){
+		"a link":              func(s *Spec) { s.Image = "link.sif" },
+		"behind a link":       func(s *Spec) { s.Image = "latest/analysis-2.sif" },
+		"a directory":         func(s *Spec) { s.Image = "v2" },
+		"out of the volume":   func(s *Spec) { s.Image = "../etc/passwd" },
+		"not there":           func(s *Spec) { s.Image = "none.sif" },
+		"in no volume":        func(s *Spec) { s.ImageVolume = "/data" },
+		"place in the volume": func(s *Spec) { s.ImagePath = "/software/analysis.sif" },
+	} {
+		bad := spec
+		change(&bad)
+		if v, err := Build(t.Context(), bad); err == nil {
+			t.Errorf("%s: accepted", name)
+			v.Close()
+		}
+	}
+}
+
+func TestSecretsAreFilesThatTheJobsUserAloneReads(t *testing.T) {
+	spec := newSpec(t)
+	spec.Secrets = []Secret{{"pem", secret.New([]byte("-----BEGIN KEY-----\n"))}, {"api-key", secret.New([]byte("\x00\xff"))}}
+	spec.StepKey = secret.Alloc(32)
+	v := mustBuild(t, spec)
+	for command, want := range map[string]string{
+		"cat /run/cloister/secrets/pem":                                    "-----BEGIN KEY-----",
+		"od -An -tx1 /run/cloister/secrets/api-key":                        "00 ff",
+		"stat -c '%a %u %g' /run/cloister/secrets/pem":                     fmt.Sprintf("400 %d %d", testUID, testGID),
+		"stat -f -c %T /run/cloister/secrets":                              "tmpfs",
+		"ls /run/cloister/secrets":                                         "api-key\npem",
+		"rm -f /run/cloister/secrets/pem 2>/dev/null || echo refused":      "refused",
+		"chmod 444 /run/cloister/secrets/pem 2>/dev/null || echo refused":  "refused",
+		"(echo x > /run/cloister/secrets/pem) 2>/dev/null || echo refused": "refused",
+	} {
+		if got, _ := inside(t, v, spec, command); got != want {
+			t.Errorf("%s: %q, wanted %q", command, got, want)
+		}
+	}
+	if _, err := os.Lstat("/run/cloister/secrets"); err == nil {
+		t.Error("the host has /run/cloister/secrets")
+	}
+}
+
 func TestMountPointsThatChangeWhatTheSystemMeansAreRefused(t *testing.T) {
 	base := newSpec(t)
 	m, err := detached.New("tmpfs", nil, 0)
@@ -356,6 +423,8 @@ func TestRootAndUselessSpecsAreRefused(t *testing.T) {
 		"hide usr":           func(s *Spec) { s.Hidden = []string{"/usr"} },
 		"device elsewhere":   func(s *Spec) { s.Devices = []string{"/etc/passwd"} },
 		"image over system":  func(s *Spec) { s.Image, s.ImagePath = "/etc/hostname", "/usr/bin/true" },
+		"secret elsewhere":   func(s *Spec) { s.Secrets = []Secret{{"../step-key", secret.Bytes{}}} },
+		"secret twice":       func(s *Spec) { s.Secrets = []Secret{{"pem", secret.Bytes{}}, {"pem", secret.Bytes{}}} },
 		"image not absolute": func(s *Spec) { s.Image, s.ImagePath = "/etc/hostname", "a.sif" },
 	} {
 		spec := good

@@ -9,6 +9,7 @@ import (
 
 	"cloister/mutant"
 	"cloister/noded/stepproof"
+	"cloister/sealed"
 )
 
 // reserved are directories whose contents programs of the host take on trust,
@@ -53,6 +54,17 @@ func (s *Spec) validate() error {
 	if s.ImagePath != "" || s.Image != "" {
 		if err := s.validFile(s.ImagePath); err != nil {
 			return fmt.Errorf("image path %q: %w", s.ImagePath, err)
+		}
+	}
+	if s.ImageVolume != "" && !slices.ContainsFunc(s.Volumes, func(v Mount) bool { return v.Target == s.ImageVolume }) {
+		return fmt.Errorf("image in %q: no volume of the job is there", s.ImageVolume)
+	}
+	for i, f := range s.Secrets {
+		if err := sealed.CheckName(f.Name); err != nil {
+			return fmt.Errorf("secret: %w", err)
+		}
+		if slices.ContainsFunc(s.Secrets[:i], func(o Secret) bool { return o.Name == f.Name }) {
+			return fmt.Errorf("secret %q is there twice", f.Name)
 		}
 	}
 	if n := s.StepKey.Len(); n != 0 && n != stepproof.KeySize {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -70,6 +71,46 @@ func TestTheTinyImageVerifiesAndItsVariantsAreRefused(t *testing.T) {
 	again, err := Tiny(t.Context())
 	if err != nil || again != p {
 		t.Errorf("a second call gave %+v, %v", again, err)
+	}
+}
+
+func TestTheEncryptedImageVerifiesAndDoesNotShowWhatItHolds(t *testing.T) {
+	path, key, err := Encrypted(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tiny, err := Tiny(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := verify(t, path, tiny.Keyring); err != nil || v.Objects != 3 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	text, err := os.ReadFile(key)
+	if err != nil || !bytes.HasPrefix(text, []byte("-----BEGIN RSA PRIVATE KEY-----\n")) {
+		t.Errorf("the key: %v", err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(b, []byte("-----BEGIN MESSAGE-----")) || bytes.Count(b, []byte("hsqs")) != 1 {
+		t.Errorf("%d squashfs in the open, %v", bytes.Count(b, []byte("hsqs")), err)
+	}
+}
+
+func TestAPaddedImageVerifiesAndTakesNoRoom(t *testing.T) {
+	tiny, err := Tiny(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "padded.sif")
+	if err := Padded(t.Context(), path, 300<<20); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := verify(t, path, tiny.Keyring); err != nil || v.Partition.Size != 300<<20 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil || st.Blocks*512 > 8<<20 {
+		t.Errorf("%d bytes on disk, %v", st.Blocks*512, err)
 	}
 }
 

@@ -103,9 +103,21 @@ func variants(ctx context.Context, name, squashfs string) (Paths, error) {
 	return Paths{SIF: at(""), Unsigned: at("-unsigned"), Stranger: at("-stranger"), Keyring: keyring}, nil
 }
 
+// rootObject is the number of writeSIF's root partition in the image.
+const rootObject = 2
+
+// fsGocryptfs is the type of an encrypted squashfs in apptainer's fork of the
+// sif module.
+const fsGocryptfs sif.FSType = 6
+
 // writeSIF puts the squashfs into a SIF file the way `apptainer build` does,
-// and signs all of it if there is a signer.
-func writeSIF(path, squashfs string, signer *openpgp.Entity) error {
+// with the message that opens it if it is encrypted, and signs all of it if
+// there is a signer.
+func writeSIF(path, squashfs string, signer *openpgp.Entity, message ...sif.DescriptorInput) error {
+	fs := sif.FsSquash
+	if len(message) > 0 {
+		fs = fsGocryptfs
+	}
 	f, err := os.Open(squashfs)
 	if err != nil {
 		return err
@@ -116,23 +128,74 @@ func writeSIF(path, squashfs string, signer *openpgp.Entity) error {
 		return err
 	}
 	root, err := sif.NewDescriptorInput(sif.DataPartition, f, sif.OptObjectName("root"),
-		sif.OptPartitionMetadata(sif.FsSquash, sif.PartPrimSys, "amd64"))
+		sif.OptPartitionMetadata(fs, sif.PartPrimSys, "amd64"))
 	if err != nil {
 		return err
 	}
-	img, err := sif.CreateContainerAtPath(path, sif.OptCreateDeterministic(),
-		sif.OptCreateWithLaunchScript("#!/usr/bin/env run-singularity\n"), sif.OptCreateWithDescriptors(def, root))
+	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	img, err := sif.CreateContainer(sparse{out}, sif.OptCreateDeterministic(),
+		sif.OptCreateWithLaunchScript("#!/usr/bin/env run-singularity\n"), sif.OptCreateWithDescriptors(append([]sif.DescriptorInput{def, root}, message...)...))
 	if err != nil {
 		return err
 	}
 	if signer != nil {
 		if err := sign(img, signer); err != nil {
-			img.UnloadContainer()
 			return fmt.Errorf("signing with %s: %w", hex.EncodeToString(signer.PrimaryKey.Fingerprint), err)
 		}
 	}
 	return img.UnloadContainer()
 }
+
+// Padded writes the tiny image, signed, with a root partition of size bytes, all
+// but the first of which are a hole.
+func Padded(ctx context.Context, path string, size int64) error {
+	tiny, err := tinyRoot(ctx)
+	if err != nil {
+		return err
+	}
+	signer, err := SigningKey(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(filepath.Join(tiny, "tiny.squashfs"))
+	if err != nil {
+		return err
+	}
+	root := path + ".squashfs"
+	defer os.Remove(root)
+	if err := os.WriteFile(root, b, 0o600); err != nil {
+		return err
+	}
+	if err := os.Truncate(root, size); err != nil {
+		return err
+	}
+	return writeSIF(path, root, signer)
+}
+
+// A sparse file leaves holes where whole writes are zeros.
+type sparse struct{ f *os.File }
+
+func (s sparse) Write(b []byte) (int, error) {
+	if bytes.Trim(b, "\x00") == nil {
+		at, err := s.f.Seek(int64(len(b)), io.SeekCurrent)
+		if err != nil {
+			return 0, err
+		}
+		if st, err := s.f.Stat(); err != nil || st.Size() >= at {
+			return len(b), err
+		}
+		return len(b), s.f.Truncate(at)
+	}
+	return s.f.Write(b)
+}
+
+func (s sparse) ReadAt(b []byte, off int64) (int, error)   { return s.f.ReadAt(b, off) }
+func (s sparse) Seek(off int64, whence int) (int64, error) { return s.f.Seek(off, whence) }
+func (s sparse) Truncate(size int64) error                 { return s.f.Truncate(size) }
 
 func sign(img *sif.FileImage, signer *openpgp.Entity) error {
 	when := signer.PrimaryKey.CreationTime.Add(time.Hour)

@@ -57,9 +57,13 @@ func (b *bench) measureHandOff(ctx context.Context) (h handOff, err error) {
 	return h, nil
 }
 
-// script is a sealed job with one volume of each kind that does body. The results
-// are not authenticated, as what the script by hand makes is not.
-func script(results, body string) string {
+// script is a sealed job with one volume of each kind, and what more lines say,
+// that does body. The results are not authenticated, as
+// what the script by hand makes is not.
+func script(results, body string, more ...string) string {
+	for i, line := range more {
+		more[i] = "#CLOISTER " + line + "\n"
+	}
 	return `#!/bin/bash
 #SBATCH --partition=secure
 #SBATCH --nodelist=` + node + `
@@ -68,42 +72,57 @@ func script(results, body string) string {
 #CLOISTER volume=` + dataName + `:/data:ro
 #CLOISTER volume=` + results + `:/results:rw,create,size=` + resultsSize + `,integrity=none
 #CLOISTER output=/results/out.txt
-` + body
+` + strings.Join(more, "") + body
 }
 
 // session runs a sealed job whose first instruction tells the time.
 func (b *bench) session(ctx context.Context, name string) (session, error) {
+	s, _, err := b.timed(ctx, name, script(name+".luks", "echo \"$EPOCHREALTIME\"\ntest -s /data/data.txt\n"))
+	return s, err
+}
+
+// timed runs a sealed job that prints times, the first of them at once, and
+// returns them all.
+func (b *bench) timed(ctx context.Context, name, script string) (session, []float64, error) {
 	results := name + ".luks"
-	if err := b.Seal(ctx, who, name, script(results, "echo \"$EPOCHREALTIME\"\ntest -s /data/data.txt\n")); err != nil {
-		return session{}, err
+	if err := b.Seal(ctx, who, name, script); err != nil {
+		return session{}, nil, err
 	}
 	over := b.watch(ctx)
 	job, err := b.Submit(ctx, who, "--secure "+name+".sealed")
 	if err != nil {
-		return session{}, err
+		return session{}, nil, err
 	}
 	if err := <-over; err != nil {
-		return session{}, err
+		return session{}, nil, err
 	}
 	end, err := b.Wait(ctx, who, job, 4*time.Minute)
 	if err != nil {
-		return session{}, err
+		return session{}, nil, err
 	}
 	if end.State != "COMPLETED" {
-		return session{}, fmt.Errorf("sealed job %d is %s: %s", job, end.State, end.Output)
+		return session{}, nil, fmt.Errorf("sealed job %d is %s: %s", job, end.State, end.Output)
 	}
 	out, err := b.Results(ctx, who, results, "out.txt")
 	if err != nil {
-		return session{}, err
+		return session{}, nil, err
 	}
-	first, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
-	if err != nil {
-		return session{}, fmt.Errorf("the sealed job's output: %w", err)
+	var times []float64
+	for word := range strings.FieldsSeq(out) {
+		t, err := strconv.ParseFloat(word, 64)
+		if err != nil {
+			return session{}, nil, fmt.Errorf("the sealed job's output: %w", err)
+		}
+		times = append(times, t)
+	}
+	if len(times) == 0 {
+		return session{}, nil, errors.New("the sealed job printed nothing")
 	}
 	if err := b.idle(ctx); err != nil {
-		return session{}, err
+		return session{}, nil, err
 	}
-	return b.logged(ctx, job, first)
+	logged, err := b.logged(ctx, job, times[0])
+	return logged, times, err
 }
 
 // watch waits for the end of the next session without asking anybody: questions

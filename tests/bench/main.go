@@ -34,13 +34,13 @@ const (
 )
 
 // parts are what can be measured alone, in the order in which they are.
-var parts = []string{"network", "view", "slurm", "volumes", "node"}
+var parts = []string{"network", "view", "slurm", "volumes", "node", "images"}
 
 func main() {
 	inside()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (node alone needs a cluster)")
+	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (node and images alone need a cluster)")
 	rounds := flag.Int("pairs", 3500, "how often srun and sbatch are timed with the plugin and without")
 	calm := flag.Duration("calm", time.Minute, "how long to wait for other work to end before that")
 	flag.Parse()
@@ -87,7 +87,7 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 			v.print()
 		}
 	}
-	if !wanted("node") {
+	if !wanted("node") && !wanted("images") {
 		return nil
 	}
 	site, err := deploy.Start(ctx, deploy.Release, func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
@@ -95,7 +95,21 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 		return err
 	}
 	defer site.Close()
-	return (&bench{site}).measureNode(ctx)
+	b := &bench{site}
+	if wanted("node") {
+		if err := b.measureNode(ctx); err != nil {
+			return err
+		}
+	}
+	if !wanted("images") {
+		return nil
+	}
+	images, err := b.measureImages(ctx)
+	if err != nil {
+		return err
+	}
+	printImages(images)
+	return nil
 }
 
 // A bench measures on a site's node.

@@ -39,8 +39,8 @@ const (
 
 // words are what the researcher wants nobody to see.
 type words struct {
-	data, file, script, env, step string
-	result                        string // next(data)
+	data, file, script, env, step, secret string
+	result                                string // next(data)
 }
 
 // jobs are what ran, and what must be nowhere.
@@ -79,6 +79,7 @@ func (w words) job(node string) string {
 #CLOISTER volume=in.luks:/data:ro
 #CLOISTER volume=` + results(node) + `:/results:rw,create,size=32M
 #CLOISTER env=CANARY=` + w.env + `
+#CLOISTER secret=pem:key.pem
 #CLOISTER output=/results/out.txt
 word=` + w.script + `
 did() { echo "$1" >> /results/did.txt; }
@@ -95,6 +96,7 @@ STEP=` + w.step + ` srun --overlap -n1 -o /results/step.%t sh -c 'env; cat /data
 ulimit -c unlimited 2>/dev/null
 perl -e 'local $/; $_ = <>; $many = $_ x 50; kill SEGV => $$; sleep 5' /data/*.txt
 [ $? = 139 ] && did segv
+cat /run/cloister/secrets/pem && did secret
 tr a-z b-za < "/data/patient-` + w.file + `.txt" > /results/result.txt && did result
 perl -e 'local $/; $_ = <>; $many = $_ x 100; sleep 2' /data/*.txt && did memory
 sync
@@ -102,15 +104,15 @@ sync
 }
 
 // didAll are what the script must have been able to do: else the search proves less than it says.
-var didAll = []string{"stdout", "stderr", "files in /tmp", "files in /dev/shm", "sysv", "step", "step to a file", "segv", "result", "memory"}
+var didAll = []string{"stdout", "stderr", "files in /tmp", "files in /dev/shm", "sysv", "step", "step to a file", "segv", "secret", "result", "memory"}
 
 func results(node string) string { return "results-" + node + ".luks" }
 
 func runJobs(ctx context.Context, s *deploy.Site, dir string, say func(string, ...any)) (*jobs, error) {
-	j := &jobs{words: words{data: word(), file: word(), script: word(), env: word(), step: word()}}
+	j := &jobs{words: words{data: word(), file: word(), script: word(), env: word(), step: word(), secret: word()}}
 	w := &j.words
 	w.result = next(w.data)
-	for what, value := range map[string]string{"data": w.data, "file name": w.file, "script": w.script, "environment": w.env, "step": w.step, "result": w.result} {
+	for what, value := range map[string]string{"data": w.data, "file name": w.file, "script": w.script, "environment": w.env, "step": w.step, "secret file": w.secret, "result": w.result} {
 		j.add(kindWords, what, []byte(value))
 	}
 	// Lines of different length put the word at every place of a block and at every phase of base64.
@@ -119,6 +121,9 @@ func runJobs(ctx context.Context, s *deploy.Site, dir string, say func(string, .
 		fmt.Fprintf(&text, "%d %s\n", i, w.data)
 	}
 	if err := s.MakeVolume(ctx, who, "in.luks", map[string]string{"patient-" + w.file + ".txt": text.String()}); err != nil {
+		return nil, err
+	}
+	if err := s.Write(who, "key.pem", w.secret+"\n"); err != nil {
 		return nil, err
 	}
 	sealer := filepath.Join(dir, "sealer")
@@ -254,7 +259,7 @@ func (j *jobs) check(ctx context.Context, s *deploy.Site, node string) error {
 	if err := errors.Join(errOut, errResult); err != nil {
 		return err
 	}
-	for _, w := range []string{j.words.data, j.words.file, j.words.env, j.words.step} {
+	for _, w := range []string{j.words.data, j.words.file, j.words.env, j.words.step, j.words.secret} {
 		if !strings.Contains(string(out), w) {
 			missing = append(missing, "a word in its output")
 		}

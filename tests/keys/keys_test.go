@@ -127,12 +127,12 @@ func holds(b []byte, key secret.Bytes) bool {
 	}, func(form []byte) bool { return bytes.Contains(b, form) })
 }
 
-// a job of alice's: a volume of hers, and one that the node makes.
+// a job of alice's: a volume of hers, one that the node makes, and a secret file.
 type job struct {
 	file    []byte
 	volume  string // file
 	pinned  volume.Pinned
-	keys    []secret.Bytes // of both volumes
+	keys    []secret.Bytes // of both volumes, then the secret file
 	node    age.Identity
 	between *operator
 }
@@ -142,9 +142,13 @@ func seal(t *testing.T) job {
 	j := job{between: newOperator(t)}
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	script := "#!/bin/sh\n#CLOISTER volume=patients.luks:/data:ro\n#CLOISTER volume=results.luks:/results:rw,create,size=64M\ntrue\n"
+	script := "#!/bin/sh\n#CLOISTER volume=patients.luks:/data:ro\n#CLOISTER volume=results.luks:/results:rw,create,size=64M\n#CLOISTER secret=pem:key.pem\ntrue\n"
+	pem, err := secret.Random(rand.Reader, 48)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := errors.Join(os.Mkdir(path("patients"), 0o700), os.WriteFile(path("patients/table"), []byte("Ada"), 0o600),
-		os.WriteFile(path("job.sh"), []byte(script), 0o600)); err != nil {
+		os.WriteFile(path("key.pem"), pem.Reveal(), 0o600), os.WriteFile(path("job.sh"), []byte(script), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	j.volume = path("patients.luks")
@@ -189,6 +193,7 @@ func seal(t *testing.T) job {
 		}
 		j.keys = append(j.keys, v[0].Keys.VolumeKey, v[0].Keys.KeyslotKey)
 	}
+	j.keys = append(j.keys, pem)
 	return j
 }
 
@@ -203,7 +208,7 @@ func (j job) open(t *testing.T, id age.Identity, key secret.Bytes) (*sealed.Secr
 	if err != nil {
 		return nil, err
 	}
-	return sealed.OpenSecrets(m.Secrets, key, m.Job)
+	return m.OpenSecrets(key)
 }
 
 // extract tries a key on the volume's file.
@@ -218,7 +223,7 @@ func TestWhatTheKMSEverHadOpensNoVolume(t *testing.T) {
 	all := j.between.everything(t)
 	for i, key := range j.keys {
 		if key.Len() > 0 && holds(all, key) {
-			t.Errorf("the KMS has volume key %d", i)
+			t.Errorf("the KMS has key %d", i)
 		}
 	}
 	if bytes.Contains(all, j.file[:256]) {
@@ -241,7 +246,7 @@ func TestWhatTheKMSEverHadOpensNoVolume(t *testing.T) {
 	}
 	// With all three it opens, so each refusal above is of what was left out.
 	s, err := j.open(t, j.node, jobKeys[0])
-	if err != nil || !s.Volumes[0].VolumeKey.Equal(j.keys[0]) {
+	if err != nil || !s.Volumes[0].VolumeKey.Equal(j.keys[0]) || !s.Files[0].Equal(j.keys[4]) {
 		t.Fatalf("with all that it takes: %v", err)
 	}
 	if err := j.extract(t, s.Volumes[0].VolumeKey); err != nil {
@@ -276,7 +281,7 @@ func TestASealedJobAndANodesIdentityOpenNoVolumeWithoutAnUnusedToken(t *testing.
 	}
 	for i, key := range j.keys {
 		if key.Len() > 0 && (holds(line, key) || holds(script, key)) {
-			t.Errorf("the opened job has volume key %d", i)
+			t.Errorf("the opened job has key %d", i)
 		}
 	}
 	// What could be tried in the job key's place.
