@@ -43,6 +43,7 @@ type live struct {
 	imageFile string // the verified copy, "" without one
 	secrets   *sealed.Secrets
 	opened    []*unlock.Opened
+	held      []*unlock.Held // the volumes of opened that are for writing
 	view      *jobview.View
 	stepKey   stepproof.Key
 	door      door
@@ -85,7 +86,9 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			},
 			Undo: func(ctx context.Context) error {
 				l.closeMounts()
-				return unlock.Close(ctx, l.record.ID)
+				err := unlock.Close(ctx, l.record.ID)
+				d.releaseHeld(ctx, l)
+				return err
 			},
 		},
 		{
@@ -174,6 +177,7 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 			l.opened = append(l.opened, o)
 		}
 	}
+	d.hold(l, a, opened)
 	i := slices.IndexFunc(failed, func(err error) bool { return err != nil })
 	if i < 0 {
 		return nil
@@ -202,8 +206,11 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 	}
 	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
-		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
+		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID, Holder: d.holder(l),
 	})
+	if errors.Is(err, unlock.ErrInUse) {
+		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "wait until that has ended, seal the script again and submit it")
+	}
 	if err != nil {
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
 	}

@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 //	small SIZE DIR …        runs a program with a file system of that size on
 //	                        DIR and prints what is left there
 //	readonly DIR …          runs a program that cannot write to DIR
-//	busy FILE, free FILE    locks a volume as a job that writes to it does
+//	busy FILE [NODE JOB]    locks a volume as a job that writes to it does;
+//	free FILE               ends that
 //	types N 'A|B' PROGRAM …  runs a program in a terminal where somebody types
 //	                        the lines A and B, and wants exit status N
 //	agent NAME…             serves an SSH agent that holds new Ed25519 keys

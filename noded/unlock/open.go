@@ -120,9 +120,10 @@ func (o *opening) lock() error {
 	}
 	switch {
 	case err == nil:
+		o.note()
 		return nil
 	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: another job has the volume open for writing", unix.EAGAIN)
+		return o.inUse()
 	case o.Create:
 		return nil // made with O_EXCL a moment ago: a file system without locks is no danger
 	}

@@ -45,6 +45,7 @@ type Volume struct {
 	Key      secret.Bytes  // the volume key, 64 bytes for AES-256-XTS
 	ReadOnly bool          // then Pinned.Verity is demanded
 	UID, GID uint32        // who owns what belongs to 0 inside
+	Holder   volume.Holder // what others are told while it is open for writing; nothing without a node
 
 	Create     bool         // File is new: write a LUKS2 header and make a file system
 	KeyslotKey secret.Bytes // Create only: opens the header's keyslot for the owner
@@ -78,6 +79,7 @@ type openRequest struct {
 	Label         string        `json:"label"`
 	UID           uint32        `json:"uid"`
 	GID           uint32        `json:"gid"`
+	Holder        volume.Holder `json:"holder"`
 	KeySize       int           `json:"key_size"`         // bytes, first in the pipe
 	KeyslotKeyLen int           `json:"keyslot_key_size"` // bytes, after it
 }
@@ -124,7 +126,7 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 	}
 	request := openRequest{
 		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
-		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
+		UID: v.UID, GID: v.GID, Holder: v.Holder, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
 	}
 	var reply openReply
 	files, err := verbOpen.Run(ctx, nil, request, []*os.File{v.File, keys, userns}, &reply)
