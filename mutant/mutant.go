@@ -114,4 +114,6 @@ var All = []Defence{
 	PrivateMounts,
 	DoorsWatch,
 	ProcessWatch,
+	PrivateActivation,
+	UdevRule,
 }

@@ -94,6 +94,7 @@ var All = slices.SortedStableFunc(slices.Values(slices.Concat(
 	onMounts,
 	onHostileVolumes,
 	onTampering,
+	onProbes,
 	onTokens,
 	onPorts,
 	onLogins,
