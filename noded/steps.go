@@ -206,7 +206,7 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 	}
 	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
-		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID, Holder: d.holder(l),
+		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID, Holder: d.holder(l), Crypt: d.policy.Volumes.DMCrypt,
 	})
 	if errors.Is(err, unlock.ErrInUse) {
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "wait until that has ended, seal the script again and submit it")

@@ -113,6 +113,9 @@ type Crypt struct {
 	SectorSize uint32       // encryption sector in bytes, 512 or 4096; the IV counts 512-byte units in both
 	ReadOnly   bool
 	Discards   bool // pass discards down: shows which blocks are used
+
+	// The thread that reads or writes does the encryption, not kcryptd's workers.
+	NoReadWorkqueue, NoWriteWorkqueue bool
 }
 
 // A Verity is one dm-verity mapping whose parameters come from the caller and
@@ -169,6 +172,12 @@ func OpenCrypt(c Crypt) error {
 	}
 	if c.Discards {
 		flags |= C.CRYPT_ACTIVATE_ALLOW_DISCARDS
+	}
+	if c.NoReadWorkqueue {
+		flags |= C.CRYPT_ACTIVATE_NO_READ_WORKQUEUE
+	}
+	if c.NoWriteWorkqueue {
+		flags |= C.CRYPT_ACTIVATE_NO_WRITE_WORKQUEUE
 	}
 	s := newStrings()
 	defer s.free()

@@ -33,19 +33,21 @@ import (
 	"time"
 
 	"cloister/noded/helper"
+	"cloister/policy"
 	"cloister/secret"
 	"cloister/volume"
 )
 
 // Volume is one volume to open.
 type Volume struct {
-	Index    int           // position in the manifest, part of the device names
-	File     *os.File      // opened with the user's rights (package userfile); loop I/O uses those credentials
-	Pinned   volume.Pinned // from the manifest
-	Key      secret.Bytes  // the volume key, 64 bytes for AES-256-XTS
-	ReadOnly bool          // then Pinned.Verity is demanded
-	UID, GID uint32        // who owns what belongs to 0 inside
-	Holder   volume.Holder // what others are told while it is open for writing; nothing without a node
+	Index    int                 // position in the manifest, part of the device names
+	File     *os.File            // opened with the user's rights (package userfile); loop I/O uses those credentials
+	Pinned   volume.Pinned       // from the manifest
+	Key      secret.Bytes        // the volume key, 64 bytes for AES-256-XTS
+	ReadOnly bool                // then Pinned.Verity is demanded
+	UID, GID uint32              // who owns what belongs to 0 inside
+	Crypt    policy.CryptOptions // from the policy
+	Holder   volume.Holder       // what others are told while it is open for writing; nothing without a node
 
 	Create     bool         // File is new: write a LUKS2 header and make a file system
 	KeyslotKey secret.Bytes // Create only: opens the header's keyslot for the owner
@@ -71,17 +73,20 @@ var (
 
 // openRequest is what the helper gets besides the file and a pipe with keys.
 type openRequest struct {
-	Session       string        `json:"session"`
-	Index         int           `json:"index"`
-	Pinned        volume.Pinned `json:"pinned"`
-	ReadOnly      bool          `json:"readonly"`
-	Create        bool          `json:"create"`
-	Label         string        `json:"label"`
-	UID           uint32        `json:"uid"`
-	GID           uint32        `json:"gid"`
-	Holder        volume.Holder `json:"holder"`
-	KeySize       int           `json:"key_size"`         // bytes, first in the pipe
-	KeyslotKeyLen int           `json:"keyslot_key_size"` // bytes, after it
+	Session  string        `json:"session"`
+	Index    int           `json:"index"`
+	Pinned   volume.Pinned `json:"pinned"`
+	ReadOnly bool          `json:"readonly"`
+	Create   bool          `json:"create"`
+	Label    string        `json:"label"`
+	UID      uint32        `json:"uid"`
+	GID      uint32        `json:"gid"`
+	Holder   volume.Holder `json:"holder"`
+
+	Crypt policy.CryptOptions `json:"crypt"`
+
+	KeySize       int `json:"key_size"`         // bytes, first in the pipe
+	KeyslotKeyLen int `json:"keyslot_key_size"` // bytes, after it
 }
 
 type openReply struct {
@@ -126,7 +131,7 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 	}
 	request := openRequest{
 		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
-		UID: v.UID, GID: v.GID, Holder: v.Holder, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
+		UID: v.UID, GID: v.GID, Holder: v.Holder, Crypt: v.Crypt, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
 	}
 	var reply openReply
 	files, err := verbOpen.Run(ctx, nil, request, []*os.File{v.File, keys, userns}, &reply)
