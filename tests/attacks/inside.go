@@ -112,8 +112,9 @@ LABEL="end"
 
 // look prints a line for each link to a mapping or a loop device, for each of
 // these that udev knows something of, and for each stand-in that was started.
+// by-diskseq has links for all devices by their number, not by what they hold.
 const look = `udevadm settle --timeout=60
-find /dev/disk -type l -printf '%P %l\n' | sed -nE 's,^(by-[a-z]+/)([^ ]*) .*/(dm|loop)-?[0-9]+$,link \1\2 \3,p'
+find /dev/disk -path /dev/disk/by-diskseq -prune -o -type l -printf '%P %l\n' | sed -nE 's,^(by-[a-z]+/)([^ ]*) .*/(dm|loop)-?[0-9]+$,link \1\2 \3,p'
 for d in /sys/block/dm-* /sys/block/loop*; do
 	[ "$(cat $d/size)" != 0 ] || continue
 	udevadm info -q property $d | sed -n "s/^ID_FS_TYPE=/probed ${d##*/} /p"

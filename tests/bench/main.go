@@ -34,13 +34,13 @@ const (
 )
 
 // parts are what can be measured alone, in the order in which they are.
-var parts = []string{"network", "view", "slurm", "volumes", "node"}
+var parts = []string{"network", "view", "slurm", "volumes", "open", "node"}
 
 func main() {
 	inside()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (node alone needs a cluster)")
+	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (open and node need a cluster)")
 	rounds := flag.Int("pairs", 3500, "how often srun and sbatch are timed with the plugin and without")
 	calm := flag.Duration("calm", time.Minute, "how long to wait for other work to end before that")
 	flag.Parse()
@@ -87,7 +87,7 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 			v.print()
 		}
 	}
-	if !wanted("node") {
+	if !wanted("open") && !wanted("node") {
 		return nil
 	}
 	site, err := deploy.Start(ctx, deploy.Release, func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
@@ -95,16 +95,28 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 		return err
 	}
 	defer site.Close()
-	return (&bench{site}).measureNode(ctx)
+	b := &bench{site}
+	if err := b.printGuest(ctx); err != nil {
+		return err
+	}
+	if wanted("open") {
+		if err := b.measureOpen(ctx); err != nil {
+			return err
+		}
+		if err := b.measureAsRoot(ctx); err != nil {
+			return err
+		}
+	}
+	if !wanted("node") {
+		return nil
+	}
+	return b.measureNode(ctx)
 }
 
 // A bench measures on a site's node.
 type bench struct{ *deploy.Site }
 
 func (b *bench) measureNode(ctx context.Context) error {
-	if err := b.printGuest(ctx); err != nil {
-		return err
-	}
 	idle, err := b.nodedUse(ctx)
 	if err != nil {
 		return err
