@@ -119,4 +119,6 @@ var All = []Defence{
 	Counter,
 	DoorsWatch,
 	ProcessWatch,
+	PrivateActivation,
+	UdevRule,
 }

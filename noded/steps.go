@@ -48,6 +48,7 @@ type live struct {
 	imageFile string // the verified copy, "" without one
 	secrets   *sealed.Secrets
 	opened    []*unlock.Opened
+	held      []*unlock.Held // the volumes of opened that are for writing
 	view      *jobview.View
 	stepKey   stepproof.Key
 	door      door
@@ -95,7 +96,9 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			Undo: func(ctx context.Context) error {
 				d.noteAltered(l)
 				l.closeMounts()
-				return unlock.Close(ctx, l.record.ID)
+				err := unlock.Close(ctx, l.record.ID)
+				d.releaseHeld(ctx, l)
+				return err
 			},
 		},
 		{
@@ -184,6 +187,7 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 			l.opened = append(l.opened, o)
 		}
 	}
+	d.hold(l, a, opened)
 	i := slices.IndexFunc(failed, func(err error) bool { return err != nil })
 	if i < 0 {
 		return nil
@@ -213,8 +217,11 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
-		Job: a.manifest.Job, Known: v.State,
+		Job: a.manifest.Job, Known: v.State, Holder: d.holder(l), Crypt: d.policy.Volumes.DMCrypt,
 	})
+	if errors.Is(err, unlock.ErrInUse) {
+		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "wait until that has ended, seal the script again and submit it")
+	}
 	if err != nil {
 		if v.Mode == sealed.ReadOnly && errors.Is(err, syscall.EIO) {
 			d.noteIncident(audit.Tampered, l.of(""), err.Error())

@@ -86,6 +86,9 @@ func (p *Policy) check() error {
 	if err := p.checkPaths(); err != nil {
 		return err
 	}
+	if err := p.Volumes.DMCrypt.check(); err != nil {
+		return err
+	}
 	return p.checkLimits()
 }
 

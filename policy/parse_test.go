@@ -90,6 +90,15 @@ func TestTheShortestPolicyHasTheDocumentedDefaults(t *testing.T) {
 	}
 }
 
+func TestNoOptionsOfDmCryptIsAnAnswer(t *testing.T) {
+	for text, want := range map[string]int{"": 1, "dm_crypt = []": 0, "dm_crypt = [\"no-read-workqueue\", \"no-write-workqueue\", \"discard\"]": 3} {
+		p, err := Parse([]byte(least + "[volumes]\n" + text + "\n"))
+		if err != nil || len(p.Volumes.DMCrypt) != want {
+			t.Errorf("%q: %q, %v", text, p.Volumes.DMCrypt, err)
+		}
+	}
+}
+
 func TestParseRefusesWhatItDoesNotKnowOrCannotMean(t *testing.T) {
 	change := func(old, new string) string {
 		if !strings.Contains(least, old) {
@@ -139,6 +148,10 @@ func TestParseRefusesWhatItDoesNotKnowOrCannotMean(t *testing.T) {
 		{"a path as a door", least + "[doors]\nunits = [\"ssh.service\", \"ssh.socket\", \"/etc/x.service\"]\n", "not the name"},
 		{"a volume root of the system", least + "[volumes]\nroots = [\"/etc\"]\n", "node's own"},
 		{"the root as a volume root", least + "[volumes]\nroots = [\"/\"]\n", "volumes.roots"},
+		{"an unknown option of dm-crypt", least + "[volumes]\ndm_crypt = [\"no_read_workqueue\"]\n", "volumes.dm_crypt: \"no_read_workqueue\" is none of"},
+		{"an option of dm-crypt twice", least + "[volumes]\ndm_crypt = [\"discard\", \"discard\"]\n", "twice"},
+		{"workqueues chosen twice", least + "[volumes]\ndm_crypt = [\"auto\", \"no-read-workqueue\"]\n", "chooses the workqueues itself"},
+		{"options of dm-crypt as a word", least + "[volumes]\ndm_crypt = \"auto\"\n", "volumes.dm_crypt"},
 		{"a negative number", least + "[volumes]\nmax_volumes = -1\n", "max_volumes"},
 		{"a size without a unit", least + "[volumes]\nmax_create_size = \"20\"\n", "size"},
 		{"a size as a number", least + "[volumes]\nmax_create_size = 20\n", "size"},

@@ -129,6 +129,8 @@ type Volumes struct {
 	AllowUnauthenticated bool `toml:"allow_unauthenticated"`
 	// MaxCreateSize of one such volume. Default 20G.
 	MaxCreateSize Size `toml:"max_create_size"`
+	// DMCrypt are the options of the volumes' encryption. Default "auto".
+	DMCrypt CryptOptions `toml:"dm_crypt"`
 }
 
 // Images limits the SIF image of a job.
@@ -206,7 +208,7 @@ func defaults() Policy {
 		Slurm:          Slurm{SlurmctldPort: 6817, SlurmdPort: 6818, SrunPorts: PortRange{60001, 60010}},
 		Network:        Network{NFSPort: 2049},
 		Doors:          Doors{Units: DefaultDoors()},
-		Volumes:        Volumes{Roots: []string{"/shared"}, MaxVolumes: 8, AllowCreate: true, AllowUnauthenticated: true, MaxCreateSize: 20 << 30},
+		Volumes:        Volumes{Roots: []string{"/shared"}, MaxVolumes: 8, AllowCreate: true, AllowUnauthenticated: true, MaxCreateSize: 20 << 30, DMCrypt: CryptOptions{CryptAuto}},
 		Images:         Images{KeysFile: "/etc/cloister/image-keys.asc", MaxSize: 20 << 30, InVolumes: ImagesPinned},
 		Jobs:           Jobs{MaxExpiry: Duration(30 * 24 * time.Hour), MaxArguments: 64, MaxEnvironment: 64},
 		View:           View{Hidden: []string{"/shared", "/home"}, TmpSize: 1 << 30},

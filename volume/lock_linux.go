@@ -18,7 +18,10 @@ func lock(f *os.File, exclusive bool) error {
 	}
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return ErrInUse
+		return inUse(f)
+	}
+	if err == nil {
+		forgetStale(f)
 	}
 	return nil
 }

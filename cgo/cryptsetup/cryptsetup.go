@@ -98,6 +98,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"cloister/mutant"
 	"cloister/secret"
 )
 
@@ -112,6 +113,9 @@ type Crypt struct {
 	SectorSize uint32       // encryption sector in bytes, 512 or 4096; the IV counts 512-byte units in both
 	ReadOnly   bool
 	Discards   bool // pass discards down: shows which blocks are used
+
+	// The thread that reads or writes does the encryption, not kcryptd's workers.
+	NoReadWorkqueue, NoWriteWorkqueue bool
 }
 
 // A Verity is one dm-verity mapping whose parameters come from the caller and
@@ -162,12 +166,18 @@ func OpenCrypt(c Crypt) error {
 	case c.Size == 0:
 		return fmt.Errorf("mapping %s: no payload size", c.Name)
 	}
-	flags := C.uint32_t(C.CRYPT_ACTIVATE_PRIVATE)
+	flags := private()
 	if c.ReadOnly {
 		flags |= C.CRYPT_ACTIVATE_READONLY
 	}
 	if c.Discards {
 		flags |= C.CRYPT_ACTIVATE_ALLOW_DISCARDS
+	}
+	if c.NoReadWorkqueue {
+		flags |= C.CRYPT_ACTIVATE_NO_READ_WORKQUEUE
+	}
+	if c.NoWriteWorkqueue {
+		flags |= C.CRYPT_ACTIVATE_NO_WRITE_WORKQUEUE
 	}
 	s := newStrings()
 	defer s.free()
@@ -199,8 +209,16 @@ func OpenVerity(v Verity) error {
 		return C.open_verity(data, hash, name, alg, (*C.char)(unsafe.Pointer(&v.RootHash[0])), C.size_t(len(v.RootHash)),
 			salt, C.uint32_t(len(v.Salt)), C.uint32_t(v.DataBlockSize), C.uint32_t(v.HashBlockSize),
 			C.uint64_t(v.DataBlocks), C.uint64_t(v.HashOffset),
-			C.CRYPT_ACTIVATE_READONLY|C.CRYPT_ACTIVATE_PRIVATE, r)
+			C.CRYPT_ACTIVATE_READONLY|private(), r)
 	})
+}
+
+// private tells udev to leave a mapping alone.
+func private() C.uint32_t {
+	if mutant.Removed(mutant.PrivateActivation) {
+		return 0
+	}
+	return C.CRYPT_ACTIVATE_PRIVATE
 }
 
 // Close removes the mapping, finished or not. The error wraps ErrBusy or

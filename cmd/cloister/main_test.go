@@ -38,7 +38,10 @@ func TestMain(m *testing.M) {
 //	small SIZE DIR …        runs a program with a file system of that size on
 //	                        DIR and prints what is left there
 //	readonly DIR …          runs a program that cannot write to DIR
-//	busy FILE, free FILE    locks a volume as a job that writes to it does
+//	forbidden …             runs a program for which file permissions count
+//	sweep CHECK …           interrupts a program at moments of its whole course
+//	busy FILE [NODE JOB]    locks a volume as a job that writes to it does;
+//	free FILE               ends that
 //	types N 'A|B' PROGRAM …  runs a program in a terminal where somebody types
 //	                        the lines A and B, and wants exit status N
 //	agent NAME…             serves an SSH agent that holds new Ed25519 keys
@@ -52,7 +55,7 @@ func TestSessions(t *testing.T) {
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens,
-			"types": types, "readonly": readonly, "busy": busy, "free": free, "made": made,
+			"types": types, "readonly": readonly, "forbidden": forbidden, "sweep": sweep, "busy": busy, "free": free, "made": made,
 		},
 	})
 }

@@ -17,14 +17,15 @@ import (
 // A Node is where the facts are read; the zero value of a field means the
 // usual place.
 type Node struct {
-	SlurmConf    string // default /etc/slurm/slurm.conf
-	PlugstackDir string // default /etc/slurm
-	Configless   string // default /run/slurm/conf
-	Swaps        string // default /proc/swaps
-	CorePattern  string // default /proc/sys/kernel/core_pattern
-	CommandLine  string // default /proc/cmdline
-	Proc         string // default /proc: where slurmd is looked for
-	Class        string // what the policy says: "dedicated" or "on-demand"
+	SlurmConf    string   // default /etc/slurm/slurm.conf
+	PlugstackDir string   // default /etc/slurm
+	Configless   string   // default /run/slurm/conf
+	Swaps        string   // default /proc/swaps
+	CorePattern  string   // default /proc/sys/kernel/core_pattern
+	CommandLine  string   // default /proc/cmdline
+	Proc         string   // default /proc: where slurmd is looked for
+	UdevRules    []string // default udevRules: directories, those that count more first
+	Class        string   // what the policy says: "dedicated" or "on-demand"
 	// Kernel lists what the kernel can't do; a test has another.
 	Kernel func() []string
 }
@@ -43,7 +44,7 @@ const sizeLimit = 1 << 20
 // may serve.
 func (n Node) Check() []string {
 	wrong := n.slurmConf()
-	for _, check := range []func() error{n.configless, n.plugstack, n.swap, n.corePattern, n.hibernation, n.forgetfulKernel} {
+	for _, check := range []func() error{n.configless, n.plugstack, n.swap, n.corePattern, n.hibernation, n.forgetfulKernel, n.udevRule} {
 		if err := check(); err != nil {
 			wrong = append(wrong, err.Error())
 		}

@@ -35,6 +35,7 @@ func node(t *testing.T, spoil map[string]string) Node {
 		"swaps":              "Filename\tType\tSize\tUsed\tPriority\n",
 		"core_pattern":       "core\n",
 		"cmdline":            "root=/dev/vda ro quiet init_on_free=1\n",
+		"rules/" + RulesFile: "KERNEL==\"dm-*\", GOTO=\"end\"\n",
 		"proc/100/comm":      "slurmd\n",
 		"proc/100/mountinfo": mounts,
 		"proc/100/cmdline":   "/usr/sbin/slurmd\x00-D\x00--systemd\x00",
@@ -59,7 +60,7 @@ func node(t *testing.T, spoil map[string]string) Node {
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
 	return Node{SlurmConf: at("slurm.conf"), PlugstackDir: dir, Configless: at("conf"), Swaps: at("swaps"), CorePattern: at("core_pattern"),
-		CommandLine: at("cmdline"), Proc: at("proc"), Class: "dedicated", Kernel: func() []string { return nil }}
+		CommandLine: at("cmdline"), UdevRules: []string{at("etc-rules"), at("rules")}, Proc: at("proc"), Class: "dedicated", Kernel: func() []string { return nil }}
 }
 
 func TestASoundNodeHasNothingWrong(t *testing.T) {
@@ -75,6 +76,7 @@ func TestASoundNodeHasNothingWrong(t *testing.T) {
 		{"proc/100/cmdline": "/usr/sbin/slurmd\x00-Df\x00@DIR@/slurm.conf\x00"},
 		{"proc/100/environ": tunables + "SLURM_CONF=@DIR@/slurm.conf\x00"},
 		{"swaps": "absent"},
+		{"rules/" + RulesFile: "absent", "etc-rules/" + RulesFile: "OPTIONS:=\"nowatch\"\n"},
 	} {
 		if wrong := node(t, sound).Check(); len(wrong) != 0 {
 			t.Errorf("%v: %q", sound, wrong)
@@ -115,6 +117,9 @@ func TestEachFaultIsNamed(t *testing.T) {
 		{"plugstack.conf", "required cloister.so node=dedicated\noptional cloister.so\n", "twice"},
 		{"plugstack.conf", "required cloister.so node=dedicated\ninclude /etc/slurm/plugstack.conf.d/*\n", "is not followed"},
 		{"plugstack.conf", "requires cloister.so node=dedicated\n", "does not know"},
+		{"rules/" + RulesFile, "absent", "install systemd/udev/" + RulesFile},
+		{"rules/" + RulesFile, "", "is empty"},
+		{"etc-rules/" + RulesFile, "", "etc-rules/" + RulesFile + " is empty"}, // it hides the other
 		{"swaps", "Filename\n/dev/vdb partition 1 0 -2\n", "swap is on (/dev/vdb)"},
 		{"swaps", "Filename\n/dev/zram0 partition 1 0 100\n", "swap is on (/dev/zram0)"},
 		{"core_pattern", "|/usr/lib/systemd/systemd-coredump %P\n", "kernel.core_pattern=core"},

@@ -131,9 +131,10 @@ func (o *opening) lock() error {
 	}
 	switch {
 	case err == nil:
+		o.note()
 		return nil
 	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: another job has the volume open for writing", unix.EAGAIN)
+		return o.inUse()
 	case o.Create:
 		return nil // made with O_EXCL a moment ago: a file system without locks is no danger
 	}
@@ -176,10 +177,11 @@ func (o *opening) openCrypt(device string, p parameters) (string, error) {
 	if p.plaintext {
 		return device, nil
 	}
-	n := name(o.Session, o.Index, crypt)
+	n, choice := name(o.Session, o.Index, crypt), o.choose()
 	err := cryptsetup.OpenCrypt(cryptsetup.Crypt{
 		Name: n, Device: device, Cipher: p.cipher, Key: o.key,
 		Offset: 0, Size: uint64(p.size) / unit, SectorSize: uint32(p.sectorSize), ReadOnly: o.ReadOnly,
+		NoReadWorkqueue: choice.noReadWorkqueue, NoWriteWorkqueue: choice.noWriteWorkqueue, Discards: choice.discard,
 	})
 	if err != nil {
 		return "", err
@@ -204,6 +206,9 @@ func (o *opening) mount(device string) (*os.File, error) {
 	} else {
 		// Zeroing inode tables in the background would fill a sparse file.
 		options = append(options, "noinit_itable")
+	}
+	if o.choose().discard {
+		options = append(options, "discard")
 	}
 	m, err := detached.New("ext4", options, attrs)
 	switch {

@@ -34,18 +34,21 @@ import (
 	"time"
 
 	"cloister/noded/helper"
+	"cloister/policy"
 	"cloister/secret"
 	"cloister/volume"
 )
 
 // Volume is one volume to open.
 type Volume struct {
-	Index    int           // position in the manifest, part of the device names
-	File     *os.File      // opened with the user's rights (package userfile); loop I/O uses those credentials
-	Pinned   volume.Pinned // from the manifest
-	Key      secret.Bytes  // the volume key, Pinned.KeySize bytes
-	ReadOnly bool          // then Pinned.Verity is demanded
-	UID, GID uint32        // who owns what belongs to 0 inside
+	Index    int                 // position in the manifest, part of the device names
+	File     *os.File            // opened with the user's rights (package userfile); loop I/O uses those credentials
+	Pinned   volume.Pinned       // from the manifest
+	Key      secret.Bytes        // the volume key, Pinned.KeySize bytes
+	ReadOnly bool                // then Pinned.Verity is demanded
+	UID, GID uint32              // who owns what belongs to 0 inside
+	Crypt    policy.CryptOptions // from the policy
+	Holder   volume.Holder       // what others are told while it is open for writing; nothing without a node
 
 	Job   string       // the sealed job's id; an authenticated volume's state names it
 	Known volume.State // the newest state that the manifest's maker saw; an older one is refused
@@ -74,18 +77,22 @@ var (
 
 // openRequest is what the helper gets besides the file and a pipe with keys.
 type openRequest struct {
-	Session       string        `json:"session"`
-	Index         int           `json:"index"`
-	Pinned        volume.Pinned `json:"pinned"`
-	ReadOnly      bool          `json:"readonly"`
-	Create        bool          `json:"create"`
-	Label         string        `json:"label"`
-	Job           string        `json:"job"`
-	Known         volume.State  `json:"known"`
-	UID           uint32        `json:"uid"`
-	GID           uint32        `json:"gid"`
-	KeySize       int           `json:"key_size"`         // bytes, first in the pipe
-	KeyslotKeyLen int           `json:"keyslot_key_size"` // bytes, after it
+	Session  string        `json:"session"`
+	Index    int           `json:"index"`
+	Pinned   volume.Pinned `json:"pinned"`
+	ReadOnly bool          `json:"readonly"`
+	Create   bool          `json:"create"`
+	Label    string        `json:"label"`
+	UID      uint32        `json:"uid"`
+	GID      uint32        `json:"gid"`
+	Holder   volume.Holder `json:"holder"`
+	Job      string        `json:"job"`
+	Known    volume.State  `json:"known"`
+
+	Crypt policy.CryptOptions `json:"crypt"`
+
+	KeySize       int `json:"key_size"`         // bytes, first in the pipe
+	KeyslotKeyLen int `json:"keyslot_key_size"` // bytes, after it
 }
 
 type openReply struct {
@@ -130,7 +137,7 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 	}
 	request := openRequest{
 		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
-		Job: v.Job, Known: v.Known,
+		Job: v.Job, Known: v.Known, Holder: v.Holder, Crypt: v.Crypt,
 		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
 	}
 	var reply openReply

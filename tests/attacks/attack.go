@@ -95,6 +95,7 @@ var All = slices.SortedStableFunc(slices.Values(slices.Concat(
 	onHostileVolumes,
 	onTampering,
 	onResults,
+	onProbes,
 	onTokens,
 	onPorts,
 	onLogins,

@@ -34,13 +34,13 @@ const (
 )
 
 // parts are what can be measured alone, in the order in which they are.
-var parts = []string{"network", "view", "slurm", "volumes", "node", "images"}
+var parts = []string{"network", "view", "slurm", "volumes", "open", "node", "images"}
 
 func main() {
 	inside()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (node and images alone need a cluster)")
+	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (open, node and images need a cluster)")
 	rounds := flag.Int("pairs", 3500, "how often srun and sbatch are timed with the plugin and without")
 	calm := flag.Duration("calm", time.Minute, "how long to wait for other work to end before that")
 	flag.Parse()
@@ -87,7 +87,7 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 			v.print()
 		}
 	}
-	if !wanted("node") && !wanted("images") {
+	if !wanted("open") && !wanted("node") && !wanted("images") {
 		return nil
 	}
 	site, err := deploy.Start(ctx, deploy.Release, func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
@@ -96,6 +96,17 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 	}
 	defer site.Close()
 	b := &bench{site}
+	if err := b.printGuest(ctx); err != nil {
+		return err
+	}
+	if wanted("open") {
+		if err := b.measureOpen(ctx); err != nil {
+			return err
+		}
+		if err := b.measureAsRoot(ctx); err != nil {
+			return err
+		}
+	}
 	if wanted("node") {
 		if err := b.measureNode(ctx); err != nil {
 			return err
@@ -116,9 +127,6 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 type bench struct{ *deploy.Site }
 
 func (b *bench) measureNode(ctx context.Context) error {
-	if err := b.printGuest(ctx); err != nil {
-		return err
-	}
 	idle, err := b.nodedUse(ctx)
 	if err != nil {
 		return err

@@ -154,6 +154,7 @@ func (in *installer) nodes(ctx context.Context) error {
 			filepath.Join(in.top, "systemd/cloister-noded.socket"):          "/etc/systemd/system/cloister-noded.socket",
 			filepath.Join(in.top, "systemd/cloister-metrics.socket"):        "/etc/systemd/system/cloister-metrics.socket",
 			filepath.Join(in.top, "systemd/slurmd.service.d/cloister.conf"): "/etc/systemd/system/slurmd.service.d/cloister.conf",
+			filepath.Join(in.top, "systemd/udev/09-cloister.rules"):         "/etc/udev/rules.d/09-cloister.rules",
 			in.file("policy-" + node):                                       "/etc/cloister/policy.toml",
 			in.file("allowed_signers"):                                      "/etc/cloister/allowed_signers",
 			in.file("identity-" + node):                                     "/etc/cloister/identity",
@@ -166,6 +167,7 @@ func (in *installer) nodes(ctx context.Context) error {
 chmod 600 /etc/cloister/identity
 echo 'required /usr/lib/cloister/cloister.so node=`+class+`' > /etc/slurm/plugstack.conf
 systemctl daemon-reload
+udevadm control --reload
 systemctl stop slurmd
 systemctl enable -q cloister-noded.socket cloister-noded.service
 systemctl start cloister-noded.socket cloister-noded.service`); err != nil {

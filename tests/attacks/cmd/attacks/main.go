@@ -13,12 +13,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"cloister/mutant"
+	"cloister/noded/nodecheck"
 	"cloister/tests/attacks"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
@@ -119,6 +121,21 @@ func remove(ctx context.Context, s *deploy.Site, defences []mutant.Defence) erro
 	}
 	for _, node := range []string{cluster.Head, cluster.Login, cluster.S1, cluster.S2} {
 		if _, err := s.Output(ctx, node, "echo '"+strings.Join(names, " ")+"' > "+mutant.File+" && chmod 644 "+mutant.File); err != nil {
+			return err
+		}
+	}
+	return removeRule(ctx, s, slices.Contains(defences, mutant.UdevRule))
+}
+
+// removeRule takes udev's rule away, or puts it back: a defence that is no code
+// cannot look into the mutants file.
+func removeRule(ctx context.Context, s *deploy.Site, away bool) error {
+	from, to := "/run/"+nodecheck.RulesFile, "/etc/udev/rules.d/"+nodecheck.RulesFile
+	if away {
+		from, to = to, from
+	}
+	for _, node := range []string{cluster.S1, cluster.S2} {
+		if _, err := s.Output(ctx, node, "[ -e "+to+" ] || { mv "+from+" "+to+" && udevadm control --reload; }"); err != nil {
 			return err
 		}
 	}
