@@ -106,6 +106,7 @@ func (c *Client) fail(op string, kind error, cause string) *Error {
 // server's additions.
 const (
 	tokenGone    = "wrapping token is not valid or does not exist"
+	tokenGoing   = "no information found; wrapping token may be from a previous" // and then the server's name
 	badAccessor  = "invalid accessor"
 	noAccessor   = "No token found with this accessor"
 	tokenExpired = "wrapping token has expired"
@@ -161,7 +162,7 @@ func (c *Client) classifyAnswer(op string, re *api.ResponseError) *Error {
 	switch {
 	case re.StatusCode == 400 && said(tokenExpired):
 		return c.fail(op, ErrExpired, "")
-	case re.StatusCode == 400 && (said(tokenGone) || said(badAccessor)):
+	case re.StatusCode == 400 && (said(tokenGone) || said(tokenGoing) || said(badAccessor)):
 		return c.fail(op, ErrUsed, "")
 	case re.StatusCode == 429 && said(tooMany):
 		return c.fail(op, ErrLimit, "")

@@ -32,6 +32,8 @@ type request struct {
 	token        secret.Bytes
 	wrapTTL      time.Duration
 	body         []byte
+	// goneIfEmpty: status 204 says that the token is not there.
+	goneIfEmpty bool
 }
 
 func (c *Client) newTransport() *http.Transport {
@@ -87,6 +89,9 @@ func (c *Client) call(ctx context.Context, op string, tr *http.Transport, q requ
 	}
 	if err != nil {
 		return nil, c.classify(ctx, op, err)
+	}
+	if q.goneIfEmpty && resp.StatusCode == http.StatusNoContent {
+		return nil, c.fail(op, ErrUsed, "")
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
