@@ -25,11 +25,15 @@ type target struct {
 	address string
 	caPEM   []byte
 	user    secret.Bytes
+	// name and password log in by userpass; a real server may have none.
+	name, password string
+	dir            string // of the embedded server
 }
 
 // targets always has the embedded server, and the real one that KMS_ADDR,
 // KMS_TOKEN and KMS_CACERT (a PEM file) name, when they are set. The token
-// must be allowed to use sys/wrapping/wrap.
+// must be allowed to use sys/wrapping/wrap. KMS_USER and KMS_PASSWORD name a
+// user of its userpass method who may too.
 func targets(t *testing.T) map[string]target {
 	t.Helper()
 	all := map[string]target{"embedded": embedded(t)}
@@ -38,7 +42,7 @@ func targets(t *testing.T) map[string]target {
 		if err != nil {
 			t.Fatalf("KMS_ADDR is set, so KMS_CACERT must name a PEM file: %v", err)
 		}
-		all["real"] = target{addr, ca, secret.New([]byte(os.Getenv("KMS_TOKEN")))}
+		all["real"] = target{addr, ca, secret.New([]byte(os.Getenv("KMS_TOKEN"))), os.Getenv("KMS_USER"), os.Getenv("KMS_PASSWORD"), ""}
 	}
 	return all
 }
@@ -76,7 +80,7 @@ func embedded(t testing.TB, change ...func(*server.Config)) target {
 			t.Errorf("stopping the server: %v", err)
 		}
 	})
-	return target{"https://" + l.Addr().String(), ca, user}
+	return target{address: "https://" + l.Addr().String(), caPEM: ca, user: user, dir: dir}
 }
 
 func (k target) client(t testing.TB) *kms.Client {
@@ -284,8 +288,8 @@ func TestTheServersClockAndUserAreTold(t *testing.T) {
 		if err != nil || time.Since(now).Abs() > time.Minute {
 			t.Errorf("server time %v, %v", now, err)
 		}
-		if name, err := c.CheckUser(t.Context(), k.user); err != nil || name == "" {
-			t.Errorf("user %q, %v", name, err)
+		if h, err := c.WhoHolds(t.Context(), k.user); err != nil || h.Name == "" {
+			t.Errorf("user %q, %v", h.Name, err)
 		}
 	})
 }

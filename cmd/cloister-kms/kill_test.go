@@ -192,7 +192,7 @@ func TestServeTellsSystemdWhenItIsReadyAndStopsCleanlyOnSIGTERM(t *testing.T) {
 	if err != nil || string(b[:n]) != "READY=1" {
 		t.Fatalf("notified %q, %v", b[:n], err)
 	}
-	if _, err := p.client.CheckUser(t.Context(), user); err != nil {
+	if _, err := p.client.WhoHolds(t.Context(), user); err != nil {
 		t.Errorf("ready, but: %v", err)
 	}
 	if out, err := status(dir, p.address); err != nil || !strings.Contains(out, "answers at") {
