@@ -95,7 +95,7 @@ VAULT_TOKEN hold your token for the KMS, else cloister login has put it there.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
 	})
-	root.AddCommand(newInit(a), newSite(a), newLogin(a), newLogout(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newDocs())
+	root.AddCommand(newInit(a), newSite(a), newLogin(a), newLogout(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newNode(a), newDocs())
 	wantArguments(root)
 	return root
 }

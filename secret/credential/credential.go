@@ -6,6 +6,7 @@ package credential
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,11 +41,19 @@ var ErrNoTool = errors.New("there is no systemd-creds on this machine")
 // read on this machine alone: there is no backup of it.
 func Write(ctx context.Context, file, name string, s secret.Bytes) error {
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
-		if err == nil {
-			err = fs.ErrExist
-		}
-		return &fs.PathError{Op: "create", Path: file, Err: err}
+		return &fs.PathError{Op: "create", Path: file, Err: cmp.Or(err, fs.ErrExist)}
 	}
+	return store(ctx, file, name, s, os.Link) // never over a file that came meanwhile
+}
+
+// Replace stores a secret as Write does, in place of the one that is there.
+func Replace(ctx context.Context, file, name string, s secret.Bytes) error {
+	return store(ctx, file, name, s, os.Rename)
+}
+
+// store writes a temporary file beside it and has publish give it its name, so
+// that there is a whole file or the old one, whatever happens.
+func store(ctx context.Context, file, name string, s secret.Bytes, publish func(from, to string) error) error {
 	b := s.Reveal()
 	if strings.HasSuffix(file, Suffix) {
 		sealed, err := run(ctx, s.Reveal(), "encrypt", "--name="+name, "-", "-")
@@ -54,16 +63,20 @@ func Write(ctx context.Context, file, name string, s secret.Bytes) error {
 		defer sealed.Wipe()
 		b = sealed.Reveal()
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dir := filepath.Dir(file)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(file)+".*.tmp") // mode 0600
 	if err != nil {
 		return err
 	}
+	defer os.Remove(f.Name())
 	_, err = f.Write(b)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(file)
 		return fmt.Errorf("writing %s: %w", file, err)
 	}
-	return syncDir(filepath.Dir(file))
+	if err := publish(f.Name(), file); err != nil {
+		return err
+	}
+	return syncDir(dir)
 }
 
 // Read is the contrary of Write. A file that others can read is refused, but for

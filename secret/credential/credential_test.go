@@ -25,6 +25,15 @@ func TestAPlainSecretIsForItsOwnerAndNeverOverwritten(t *testing.T) {
 	if got, err := Read(t.Context(), file, "key"); err != nil || string(got.Reveal()) != "CANARY" {
 		t.Errorf("read: %v", err)
 	}
+	if err := Replace(t.Context(), file, "key", secret.New([]byte("other"))); err != nil {
+		t.Error(err)
+	}
+	if got, err := Read(t.Context(), file, "key"); err != nil || string(got.Reveal()) != "other" {
+		t.Errorf("read what replaced it: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(file)); err != nil || len(left) != 1 {
+		t.Errorf("left %v, %v", left, err)
+	}
 	if err := os.Chmod(file, 0o640); err != nil {
 		t.Fatal(err)
 	}
