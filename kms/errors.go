@@ -87,8 +87,10 @@ func Hint(err error) string {
 		return "check that the site file is the administrator's newest, and that the clock is right; do not go on without"
 	case errors.Is(err, ErrLimit):
 		return "revoke the tokens of jobs that will not run, or wait until they expire"
+	case errors.Is(err, ErrLogin):
+		return "check name, password and role, or ask the KMS's administrator; --path says where the method is, if not at its usual place"
 	case errors.Is(err, ErrDenied):
-		return "get a new token of your own from the KMS's administrator"
+		return "get a new token of your own: cloister login, or ask the KMS's administrator"
 	case errors.Is(err, ErrUnreachable):
 		return "check the address in the site file and that the KMS runs (cloister-kms status)"
 	case errors.Is(err, ErrMalformed):
@@ -106,9 +108,12 @@ func (c *Client) fail(op string, kind error, cause string) *Error {
 // server's additions.
 const (
 	tokenGone    = "wrapping token is not valid or does not exist"
+	tokenGoing   = "no information found; wrapping token may be from a previous" // and then the server's name
 	badAccessor  = "invalid accessor"
 	noAccessor   = "No token found with this accessor"
 	tokenExpired = "wrapping token has expired"
+	pending      = "authorization_pending"
+	slowDown     = "slow_down"
 	tooMany      = "user has too many unused wrapping tokens"
 )
 
@@ -161,8 +166,12 @@ func (c *Client) classifyAnswer(op string, re *api.ResponseError) *Error {
 	switch {
 	case re.StatusCode == 400 && said(tokenExpired):
 		return c.fail(op, ErrExpired, "")
-	case re.StatusCode == 400 && (said(tokenGone) || said(badAccessor)):
+	case re.StatusCode == 400 && (said(tokenGone) || said(tokenGoing) || said(badAccessor)):
 		return c.fail(op, ErrUsed, "")
+	case re.StatusCode == 400 && said(pending):
+		return c.fail(op, errPending, "")
+	case re.StatusCode == 400 && said(slowDown):
+		return c.fail(op, errSlowDown, "")
 	case re.StatusCode == 429 && said(tooMany):
 		return c.fail(op, ErrLimit, "")
 	case re.StatusCode == 429:

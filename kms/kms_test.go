@@ -155,12 +155,12 @@ func TestTheUsersTokenIsFoundWhereBaoAndVaultLeaveIt(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "")
 	expect := func(want, source string) {
 		t.Helper()
-		tok, from, err := kms.UserToken(cloister)
+		tok, from, err := kms.UserToken(cloister, "lab")
 		if err != nil || string(tok.Reveal()) != want || from != source {
 			t.Errorf("from %q, %v; want %s from %s", from, err, want, source)
 		}
 	}
-	_, _, err := kms.UserToken(cloister)
+	_, _, err := kms.UserToken(cloister, "lab")
 	if !errors.Is(err, kms.ErrNoUserToken) || !strings.Contains(err.Error(), filepath.Join(cloister, "kms-token")) {
 		t.Errorf("with no token anywhere: %v", err)
 	}
@@ -175,16 +175,27 @@ func TestTheUsersTokenIsFoundWhereBaoAndVaultLeaveIt(t *testing.T) {
 	expect("s.vault", vault)
 	write(own, "s.own\n")
 	expect("s.own", own)
+	site := kms.TokenPath(cloister, "lab")
+	if err := os.MkdirAll(filepath.Dir(site), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(kms.TokenPath(cloister, "other"), "s.other")
+	expect("s.own", own)
+	write(site, "s.site\n")
+	expect("s.site", site)
 	t.Setenv("VAULT_TOKEN", "s.vaultenv")
 	expect("s.vaultenv", "VAULT_TOKEN")
 	t.Setenv("BAO_TOKEN", "s.baoenv")
 	expect("s.baoenv", "BAO_TOKEN")
 	t.Setenv("BAO_TOKEN", "")
 	t.Setenv("VAULT_TOKEN", "")
+	if err := os.Remove(site); err != nil {
+		t.Fatal(err)
+	}
 
 	for name, text := range map[string]string{"two lines": "s.CANARY\ns.CANARY\n", "empty": "", "long": strings.Repeat("CANARY", 2000)} {
 		write(own, text)
-		if _, _, err := kms.UserToken(cloister); err == nil || strings.Contains(err.Error(), "CANARY") {
+		if _, _, err := kms.UserToken(cloister, "lab"); err == nil || strings.Contains(err.Error(), "CANARY") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -192,7 +203,7 @@ func TestTheUsersTokenIsFoundWhereBaoAndVaultLeaveIt(t *testing.T) {
 	if err := os.Chmod(own, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := kms.UserToken(cloister); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, _, err := kms.UserToken(cloister, "lab"); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a token that others can read: %v", err)
 	}
 }

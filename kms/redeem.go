@@ -29,7 +29,8 @@ func (c *Client) lookup(ctx context.Context, op string, tr *http.Transport, toke
 		body = secret.New(b)
 	}
 	defer body.Wipe()
-	answer, err := c.call(ctx, op, tr, request{method: http.MethodPut, path: "sys/wrapping/lookup", body: body.Reveal()})
+	// Vault answers 204 when the token goes while it is looked up.
+	answer, err := c.call(ctx, op, tr, request{method: http.MethodPut, path: "sys/wrapping/lookup", body: body.Reveal(), goneIfEmpty: true})
 	if err != nil {
 		return Info{}, err
 	}

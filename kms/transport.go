@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/openbao/openbao/api/v2"
@@ -30,8 +31,11 @@ var errAnswer = errors.New("answer refused")
 type request struct {
 	method, path string
 	token        secret.Bytes
+	query        url.Values
 	wrapTTL      time.Duration
 	body         []byte
+	// goneIfEmpty: status 204 says that the token is not there.
+	goneIfEmpty bool
 }
 
 func (c *Client) newTransport() *http.Transport {
@@ -75,6 +79,9 @@ func (c *Client) call(ctx context.Context, op string, tr *http.Transport, q requ
 	}
 	r := cl.NewRequest(q.method, "/v1/"+q.path)
 	r.BodyBytes = q.body
+	if q.query != nil {
+		r.Params = q.query
+	}
 	r.WrapTTL = ""
 	if q.wrapTTL > 0 {
 		r.WrapTTL = fmt.Sprintf("%ds", q.wrapTTL/time.Second)
@@ -87,6 +94,9 @@ func (c *Client) call(ctx context.Context, op string, tr *http.Transport, q requ
 	}
 	if err != nil {
 		return nil, c.classify(ctx, op, err)
+	}
+	if q.goneIfEmpty && resp.StatusCode == http.StatusNoContent {
+		return nil, c.fail(op, ErrUsed, "")
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {

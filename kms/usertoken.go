@@ -13,19 +13,27 @@ import (
 	"cloister/secret"
 )
 
-// TokenFile is the name, in Cloister's own directory, of the file with the
-// user's token for the KMS.
-const TokenFile = "kms-token"
+const (
+	// TokenFile is the name, in Cloister's own directory, of a file with the
+	// user's token for the KMS, whatever the cluster. People put it there.
+	TokenFile = "kms-token"
+	// tokensDir holds one file for each cluster, which `cloister login` writes.
+	tokensDir = "kms-tokens"
+)
+
+// TokenPath is where the user's token for the KMS of a cluster is kept, in
+// home, Cloister's own directory.
+func TokenPath(home, cluster string) string { return filepath.Join(home, tokensDir, cluster) }
 
 // ErrNoUserToken: the user has no token anywhere that UserToken looks.
 var ErrNoUserToken = errors.New("you have no token for the KMS")
 
-// UserToken finds the researcher's own token: in the variables BAO_TOKEN and
-// VAULT_TOKEN, then in home/kms-token, then where `bao login` and `vault
-// login` leave it, ~/.vault-token. home is Cloister's directory and may be "".
-// It returns where it found the token, for messages. A token file that others
+// UserToken finds the researcher's own token for the KMS of a cluster: in the
+// variables BAO_TOKEN and VAULT_TOKEN, then where `cloister login` left it, then
+// in home/kms-token, then where `bao login` and `vault login` leave it,
+// ~/.vault-token. home is Cloister's directory and may be "". It returns where it found the token, for messages. A token file that others
 // can read is refused: it is as good as a password.
-func UserToken(home string) (token secret.Bytes, source string, err error) {
+func UserToken(home, cluster string) (token secret.Bytes, source string, err error) {
 	for _, name := range []string{"BAO_TOKEN", "VAULT_TOKEN"} {
 		if v := os.Getenv(name); v != "" {
 			t := secret.New([]byte(v))
@@ -37,13 +45,13 @@ func UserToken(home string) (token secret.Bytes, source string, err error) {
 	}
 	var files []string
 	if home != "" {
-		files = append(files, filepath.Join(home, TokenFile))
+		files = append(files, TokenPath(home, cluster), filepath.Join(home, TokenFile))
 	}
 	if dir, err := os.UserHomeDir(); err == nil {
 		files = append(files, filepath.Join(dir, ".vault-token"))
 	}
 	for _, path := range files {
-		t, err := readTokenFile(path)
+		t, err := ReadToken(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -52,14 +60,15 @@ func UserToken(home string) (token secret.Bytes, source string, err error) {
 		}
 		return t, path, nil
 	}
-	next := "ask the KMS's administrator for one"
+	next := "log in with cloister login"
 	if home != "" {
-		next += " and save it as " + files[0] + " (mode 0600)"
+		next += ", or save one from the KMS's administrator as " + filepath.Join(home, TokenFile) + " (mode 0600)"
 	}
-	return secret.Bytes{}, "", fmt.Errorf("%w: %s, or log in with `bao login` or `vault login`", ErrNoUserToken, next)
+	return secret.Bytes{}, "", fmt.Errorf("%w: %s", ErrNoUserToken, next)
 }
 
-func readTokenFile(path string) (secret.Bytes, error) {
+// ReadToken reads a file with a user's token, which only its owner may read.
+func ReadToken(path string) (secret.Bytes, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return secret.Bytes{}, err

@@ -122,30 +122,3 @@ func (c *Client) Revoke(ctx context.Context, userToken secret.Bytes, accessor st
 	}
 	return nil
 }
-
-// CheckUser asks the KMS whether it knows the user's token, before anything
-// is built on it. It returns the name that the KMS has for its holder.
-func (c *Client) CheckUser(ctx context.Context, userToken secret.Bytes) (string, error) {
-	const op = "checking your token"
-	if err := checkToken(userToken); err != nil {
-		return "", c.fail(op, ErrDenied, "your "+err.Error())
-	}
-	answer, err := c.call(ctx, op, c.shared, request{method: http.MethodGet, path: "auth/token/lookup-self", token: userToken})
-	if err != nil {
-		return "", err
-	}
-	defer clear(answer)
-	var a struct {
-		Data struct {
-			DisplayName string `json:"display_name"`
-		} `json:"data"`
-	}
-	if err := decode(answer, &a); err != nil {
-		return "", c.fail(op, ErrMalformed, err.Error())
-	}
-	name := a.Data.DisplayName
-	if len(name) > 256 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return "", c.fail(op, ErrMalformed, "no usable name in it")
-	}
-	return name, nil
-}

@@ -24,6 +24,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/BurntSushi/toml"
+	"github.com/hiddeco/sshsig"
 
 	"cloister/image"
 	"cloister/kms"
@@ -46,9 +47,12 @@ const (
 type File struct {
 	Format  int
 	Cluster string
+	Issued  string // when it was signed, 2026-12-31T00:00:00Z, or ""
 	KMS     KMS
 	Class   map[string]Class // by Dedicated and OnDemand; at least one
 	Images  *Images          // nil if the file does not say
+
+	signature *sshsig.Signature // nil, or one that was verified
 }
 
 // Images is what the cluster's nodes want of images.
@@ -80,7 +84,7 @@ var clusterName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 func known(k toml.Key) bool {
 	switch len(k) {
 	case 1:
-		return k[0] == "format" || k[0] == "cluster" || k[0] == "kms" || k[0] == "class" || k[0] == "images"
+		return k[0] == "format" || k[0] == "cluster" || k[0] == "issued" || k[0] == "kms" || k[0] == "class" || k[0] == "images"
 	case 2:
 		return k[0] == "kms" && (k[1] == "address" || k[1] == "ca") || k[0] == "images" && k[1] == "keys" || k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand)
 	case 3:
@@ -89,7 +93,8 @@ func known(k toml.Key) bool {
 	return false
 }
 
-// Parse reads a site file and validates it.
+// Parse reads a site file and validates it. One with a signature that does not
+// match is refused; who signed it says SignedBy.
 func Parse(b []byte) (*File, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("site file: larger than %d bytes", MaxSize)
@@ -108,6 +113,9 @@ func Parse(b []byte) (*File, error) {
 	if err := f.Validate(); err != nil {
 		return nil, err
 	}
+	if err := f.readSignature(b); err != nil {
+		return nil, fmt.Errorf("site file: %w", err)
+	}
 	return &f, nil
 }
 
@@ -118,6 +126,11 @@ func (f *File) Validate() error {
 	}
 	if !clusterName.MatchString(f.Cluster) {
 		return fmt.Errorf("site file: cluster %q is not of small letters, digits and -, at most 63", f.Cluster)
+	}
+	if f.Issued != "" {
+		if _, err := parseIssued(f.Issued); err != nil {
+			return fmt.Errorf("site file: %w", err)
+		}
 	}
 	if _, err := f.Client(0); err != nil {
 		return fmt.Errorf("site file: %w", err)
@@ -249,7 +262,11 @@ func (f *File) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("site file: %w", err)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "format = %d\ncluster = %q\n\n[kms]\naddress = %q\nca = \"\"\"\n%s\"\"\"\n", f.Format, f.Cluster, c.Address(), ca)
+	fmt.Fprintf(&b, "format = %d\ncluster = %q\n", f.Format, f.Cluster)
+	if f.Issued != "" {
+		fmt.Fprintf(&b, "issued = %q\n", f.Issued)
+	}
+	fmt.Fprintf(&b, "\n[kms]\naddress = %q\nca = \"\"\"\n%s\"\"\"\n", c.Address(), ca)
 	for _, name := range f.classes() {
 		fmt.Fprintf(&b, "\n[class.%s]\nrecipients = [\n", name)
 		for _, r := range f.Class[name].Recipients {

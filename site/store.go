@@ -28,10 +28,12 @@ var (
 type ConflictError struct {
 	Cluster  string
 	Old, New string // fingerprints
+	// Why says why the new one does not replace the old by itself.
+	Why string
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("cluster %s has a different site file already: it has %s, the new one %s", e.Cluster, e.Old, e.New)
+	return fmt.Sprintf("cluster %s has a different site file already: it has %s, the new one %s, which %s", e.Cluster, e.Old, e.New, e.Why)
 }
 
 // Added says what Add did.
@@ -40,19 +42,22 @@ type Added struct {
 	Fingerprint string
 	// Replaced is the fingerprint of the different file that was there, or "".
 	Replaced string
+	// Trusted: it replaced one that the same administrator's key had signed.
+	Trusted bool
 }
 
 // Add stores a site file, in its canonical form, in home, Cloister's own
 // directory (the default is os.UserConfigDir()/cloister). Adding the same
-// file again changes nothing. A different file of the same cluster is a
-// *ConflictError unless force is set. What is stored is readable by the user
+// file again changes nothing. The first file that is added for a cluster pins
+// the key that signed it: a later one by that key replaces it. Any other file of
+// the same cluster is a *ConflictError unless force is set. What is stored is readable by the user
 // only, and there is never half a file.
 func Add(home string, data []byte, force bool) (Added, error) {
 	f, err := Parse(data)
 	if err != nil {
 		return Added{}, err
 	}
-	b, err := f.Encode()
+	b, err := f.signed()
 	if err != nil {
 		return Added{}, err
 	}
@@ -66,8 +71,10 @@ func Add(home string, data []byte, force bool) (Added, error) {
 		a.Replaced = "a file that could not be read"
 	case old.Fingerprint() == a.Fingerprint:
 		return a, nil
+	case why(old, f) == "":
+		a.Replaced, a.Trusted = old.Fingerprint(), true
 	case !force:
-		return Added{}, &ConflictError{f.Cluster, old.Fingerprint(), a.Fingerprint}
+		return Added{}, &ConflictError{f.Cluster, old.Fingerprint(), a.Fingerprint, why(old, f)}
 	default:
 		a.Replaced = old.Fingerprint()
 	}
@@ -78,6 +85,20 @@ func Add(home string, data []byte, force bool) (Added, error) {
 		return Added{}, fmt.Errorf("storing the site file: %w", err)
 	}
 	return a, nil
+}
+
+// why says why a file does not replace an old one by itself, "" if it does. The
+// time keeps out who plays back an older file, which may name a stolen identity.
+func why(old, f *File) string {
+	switch {
+	case old.SignedBy() == "" || f.SignedBy() == "":
+		return "no signature vouches for"
+	case old.SignedBy() != f.SignedBy():
+		return "another key signed: " + f.SignedBy()
+	case !f.IssuedAt().After(old.IssuedAt()):
+		return "is not newer"
+	}
+	return ""
 }
 
 // Load reads the site file of a cluster that was added to home. With cluster

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -12,11 +11,10 @@ import (
 	"cloister/kms/server"
 )
 
-func newServe(state *string) *cobra.Command {
+func newServe(p *place) *cobra.Command {
 	var (
-		listen    string
-		maxTTL    time.Duration
-		maxTokens int
+		listen string
+		cfg    server.Config
 	)
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -27,15 +25,21 @@ Audit lines (JSON, no secret in them) go to standard error, so to the journal.`,
   cloister-kms serve --state ./kms --listen 127.0.0.1:8200`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg := zap.NewProductionConfig()
-			cfg.Sampling = nil // an audit log that drops lines is none
-			cfg.DisableCaller = true
-			log, err := cfg.Build()
+			z := zap.NewProductionConfig()
+			z.Sampling = nil // an audit log that drops lines is none
+			z.DisableCaller = true
+			log, err := z.Build()
 			if err != nil {
 				return &failure{fmt.Errorf("starting the log: %w", err), "check standard error"}
 			}
 			defer log.Sync()
-			s, err := server.Open(server.Config{Dir: *state, MaxTTL: maxTTL, MaxTokens: maxTokens, Log: log})
+			state, err := p.open(cmd.Context())
+			if err != nil {
+				return explain(err, "check the state directory")
+			}
+			defer state.Key.Wipe()
+			cfg.Dir, cfg.Key, cfg.Log = state.Dir, state.Key, log
+			s, err := server.Open(cfg)
 			if err != nil {
 				return explain(err, "stop the other cloister-kms, or check the state directory")
 			}
@@ -46,7 +50,7 @@ Audit lines (JSON, no secret in them) go to standard error, so to the journal.`,
 			}
 			defer l.Close()
 			ready := func() {
-				log.Info("serving", zap.String("address", l.Addr().String()), zap.String("state", *state), zap.String("version", server.Version))
+				log.Info("serving", zap.String("address", l.Addr().String()), zap.String("state", p.dir), zap.String("version", server.Version))
 				if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 					log.Error("telling systemd", zap.Error(err))
 				}
@@ -59,7 +63,11 @@ Audit lines (JSON, no secret in them) go to standard error, so to the journal.`,
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", ":8200", "`address` to listen on")
-	cmd.Flags().DurationVar(&maxTTL, "max-ttl", server.DefaultMaxTTL, "longest life of a token; longer ones are lowered to it")
-	cmd.Flags().IntVar(&maxTokens, "max-tokens", server.DefaultMaxTokens, "unused tokens that one user may have")
+	f := cmd.Flags()
+	f.DurationVar(&cfg.MaxTTL, "max-ttl", server.DefaultMaxTTL, "longest life of a token; longer ones are lowered to it")
+	f.IntVar(&cfg.MaxTokens, "max-tokens", server.DefaultMaxTokens, "unused tokens that one user may have")
+	f.DurationVar(&cfg.LoginTTL, "login-ttl", server.DefaultLoginTTL, "how long a login lasts")
+	f.DurationVar(&cfg.MaxLoginTTL, "max-login-ttl", 0, "how long renewals can make it last (default 168h)")
+	f.IntVar(&cfg.MaxRefused, "max-refused", server.DefaultMaxRefused, "refused requests of one address in half a minute, before it has to wait")
 	return cmd
 }

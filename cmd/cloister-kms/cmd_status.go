@@ -8,10 +8,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/kms"
-	"cloister/kms/server"
 )
 
-func newStatus(state *string) *cobra.Command {
+func newStatus(p *place) *cobra.Command {
 	var port string
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -22,12 +21,16 @@ at the first address, as a client would. It exits 1 when the server does not ans
   cloister-kms status --state ./kms --port 8201`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			st, err := server.ReadStatus(*state)
+			s, err := p.open(cmd.Context())
+			if err != nil {
+				return explain(err, "check the state directory")
+			}
+			st, err := s.ReadStatus()
 			if err != nil {
 				return explain(err, "check the state directory")
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "state           %s\n", *state)
+			fmt.Fprintf(out, "state           %s\n", p.dir)
 			for _, a := range st.Addresses {
 				fmt.Fprintf(out, "address         %s\n", a)
 			}
@@ -42,7 +45,7 @@ at the first address, as a client would. It exits 1 when the server does not ans
 				return nil
 			}
 			// Only a server that does not run leaves the database free.
-			if n, err := server.Outstanding(*state); err == nil {
+			if n, err := s.Outstanding(); err == nil {
 				total := 0
 				for _, k := range n {
 					total += k

@@ -7,36 +7,58 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"cloister/kms/server"
 )
 
-func newUser(state *string) *cobra.Command {
+func newUser(p *place) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "user",
 		Short: "Add, remove and list the users who may wrap job keys",
-		Example: `  cloister-kms user add alice --token-file alice.token
+		Example: `  cloister-kms user add alice --no-token
+  cloister-kms user passwd alice
   cloister-kms user list
   cloister-kms user remove alice`,
 		Args: noVerb,
-		RunE: func(*cobra.Command, []string) error { return errors.New("user needs a verb: add, remove or list") },
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("user needs a verb: add, passwd, remove or list")
+		},
 	}
-	cmd.AddCommand(newUserAdd(state), newUserRemove(state), newUserList(state))
+	cmd.AddCommand(newUserAdd(p), newUserPasswd(p), newUserRemove(p), newUserList(p))
 	return cmd
 }
 
-func newUserAdd(state *string) *cobra.Command {
-	var tokenFile string
+func newUserAdd(p *place) *cobra.Command {
+	var (
+		tokenFile string
+		noToken   bool
+	)
 	cmd := &cobra.Command{
 		Use:   "add NAME [--token-file FILE]",
 		Short: "Add a user and hand out their token",
 		Long: `add makes a user and prints their token, or writes it to a new file with mode
 0600. The server keeps its SHA-256 only: a lost token means a new user. The user
-saves it as ~/.config/cloister/kms-token. It works at once, also while the server runs.`,
-		Example: `  cloister-kms user add alice --token-file alice.token
-  cloister-kms user add bob | install -m 600 /dev/stdin bob.token`,
+saves it as ~/.config/cloister/kms-token. It works at once, also while the server
+runs, and until the user is removed.
+
+With --no-token the user has to log in, with a password that user passwd sets, and
+what they log in with ends by itself.`,
+		Example: `  cloister-kms user add alice --no-token && cloister-kms user passwd alice
+  cloister-kms user add bob --token-file bob.token
+  cloister-kms user add carol | install -m 600 /dev/stdin carol.token`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := p.open(cmd.Context())
+			if err != nil {
+				return explain(err, "check the state directory")
+			}
+			defer s.Key.Wipe()
+			if noToken {
+				token, err := s.AddUser(args[0])
+				if err != nil {
+					return explain(err, "choose another name")
+				}
+				token.Wipe() // nobody has it
+				return nil
+			}
 			// The file comes first: a user whose token could not be
 			// written would have to be removed again.
 			out := cmd.OutOrStdout()
@@ -48,7 +70,7 @@ saves it as ~/.config/cloister/kms-token. It works at once, also while the serve
 				defer f.Close()
 				out = f
 			}
-			token, err := server.AddUser(*state, args[0])
+			token, err := s.AddUser(args[0])
 			if err != nil {
 				if tokenFile != "" {
 					os.Remove(tokenFile)
@@ -60,7 +82,7 @@ saves it as ~/.config/cloister/kms-token. It works at once, also while the serve
 				if tokenFile != "" {
 					os.Remove(tokenFile)
 				}
-				if rm := server.RemoveUser(*state, args[0]); rm != nil {
+				if rm := s.RemoveUser(args[0]); rm != nil {
 					return explain(rm, "remove the user by hand")
 				}
 				return &failure{fmt.Errorf("writing the token: %w", err), "make room and try again; the user was not added"}
@@ -69,17 +91,23 @@ saves it as ~/.config/cloister/kms-token. It works at once, also while the serve
 		},
 	}
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the token to this new `file` instead of the terminal")
+	cmd.Flags().BoolVar(&noToken, "no-token", false, "give the user no token: they log in with a password")
+	cmd.MarkFlagsMutuallyExclusive("token-file", "no-token")
 	return cmd
 }
 
-func newUserRemove(state *string) *cobra.Command {
+func newUserRemove(p *place) *cobra.Command {
 	return &cobra.Command{
 		Use:     "remove NAME",
-		Short:   "Make a user's token worthless; their queued jobs go on",
+		Short:   "Make a user's token and password worthless; their queued jobs go on",
 		Example: "  cloister-kms user remove alice",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if err := server.RemoveUser(*state, args[0]); err != nil {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := p.open(cmd.Context())
+			if err == nil {
+				err = s.RemoveUser(args[0])
+			}
+			if err != nil {
 				return explain(err, "see cloister-kms user list")
 			}
 			return nil
@@ -87,19 +115,27 @@ func newUserRemove(state *string) *cobra.Command {
 	}
 }
 
-func newUserList(state *string) *cobra.Command {
+func newUserList(p *place) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the users",
 		Example: "  cloister-kms user list",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := server.Users(*state)
+			s, err := p.open(cmd.Context())
+			if err != nil {
+				return explain(err, "check the state directory")
+			}
+			all, err := s.Users()
 			if err != nil {
 				return explain(err, "run cloister-kms init first, or name the directory with --state")
 			}
 			for _, u := range all {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s\tsince %s\n", u.Name, u.Created.Format(time.DateOnly))
+				how := "no password"
+				if u.Password {
+					how = "password"
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s\tsince %s\t%s\n", u.Name, u.Created.Format(time.DateOnly), how)
 			}
 			return nil
 		},

@@ -68,17 +68,30 @@ func (p *process) kill(t *testing.T) {
 	p.cmd.Wait()
 }
 
-func newState(t *testing.T) (dir string, ca []byte, user secret.Bytes) {
+func stateIn(t *testing.T, dir string) server.State {
 	t.Helper()
-	dir = filepath.Join(t.TempDir(), "kms")
-	ca, err := server.Init(dir, []string{"127.0.0.1"})
+	s, err := (&place{dir: dir}).open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if user, err = server.AddUser(dir, "alice"); err != nil {
+	return s
+}
+
+func newState(t *testing.T) (dir string, ca []byte, user secret.Bytes) {
+	t.Helper()
+	p := place{dir: filepath.Join(t.TempDir(), "kms")}
+	if err := p.create(t.Context(), []string{"127.0.0.1"}); err != nil {
 		t.Fatal(err)
 	}
-	return dir, ca, user
+	s := stateIn(t, p.dir)
+	st, err := s.ReadStatus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user, err = s.AddUser("alice"); err != nil {
+		t.Fatal(err)
+	}
+	return p.dir, st.CAPEM, user
 }
 
 func TestAfterKillNineNoAnsweredTokenWorksAgainAndNoneIsLost(t *testing.T) {
@@ -179,13 +192,13 @@ func TestServeTellsSystemdWhenItIsReadyAndStopsCleanlyOnSIGTERM(t *testing.T) {
 	if err != nil || string(b[:n]) != "READY=1" {
 		t.Fatalf("notified %q, %v", b[:n], err)
 	}
-	if _, err := p.client.CheckUser(t.Context(), user); err != nil {
+	if _, err := p.client.WhoHolds(t.Context(), user); err != nil {
 		t.Errorf("ready, but: %v", err)
 	}
 	if out, err := status(dir, p.address); err != nil || !strings.Contains(out, "answers at") {
 		t.Errorf("status while it runs: %v\n%s", err, out)
 	}
-	if _, err := server.AddUser(dir, "bob"); err != nil {
+	if _, err := stateIn(t, dir).AddUser("bob"); err != nil {
 		t.Errorf("adding a user while it runs: %v", err)
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -194,7 +207,7 @@ func TestServeTellsSystemdWhenItIsReadyAndStopsCleanlyOnSIGTERM(t *testing.T) {
 	if err := p.cmd.Wait(); err != nil {
 		t.Errorf("stopped with %v", err)
 	}
-	if _, err := server.Outstanding(dir); err != nil {
+	if _, err := stateIn(t, dir).Outstanding(); err != nil {
 		t.Errorf("the database after it: %v", err)
 	}
 }

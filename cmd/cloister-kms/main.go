@@ -48,9 +48,6 @@ type failure struct {
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
-// defaultState is where the unit's StateDirectory= puts it.
-const defaultState = "/var/lib/cloister-kms"
-
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cloister-kms",
@@ -60,7 +57,8 @@ answers the response-wrapping part of Vault's HTTP API. It is for demonstrations
 and small sites; larger ones run OpenBao or HashiCorp Vault instead.`,
 		Example: `  cloister-kms init --address head --address 10.0.0.1
   systemctl enable --now cloister-kms
-  cloister-kms user add alice --token-file alice.token
+  cloister-kms user add alice
+  cloister-kms user passwd alice
   cloister-kms status`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -68,8 +66,10 @@ and small sites; larger ones run OpenBao or HashiCorp Vault instead.`,
 		RunE:              func(*cobra.Command, []string) error { return errors.New("a verb is missing") },
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	state := root.PersistentFlags().String("state", defaultState, "state `directory`")
-	root.AddCommand(newInit(state), newUser(state), newServe(state), newStatus(state))
+	var p place
+	root.PersistentFlags().StringVar(&p.dir, "state", defaultState, "state `directory`")
+	root.PersistentFlags().StringVar(&p.key, "state-key", "", "the `file` with the key of the state (default: "+defaultKey+", or the state's name with .key)")
+	root.AddCommand(newInit(&p), newUser(&p), newServe(&p), newStatus(&p), newBackup(&p), newRestore(&p))
 	return root
 }
 

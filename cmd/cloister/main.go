@@ -73,6 +73,7 @@ job can read the data: not the cluster's other users, not root on a login node.
 
   cloister init                                   once: make your signing key
   cloister site add site.toml                     once: the cluster's site file
+  cloister login                                  now and then: a token for its key server
   cloister volume create patients.luks --from patients/
   cloister seal job.sh -o job.sealed
   sbatch --secure job.sealed                      on the login node
@@ -87,7 +88,7 @@ or key, 5 the volume is in use, 6 an authenticated volume was altered or an olde
 one was put in its place, 7 the node refuses sealed jobs, 130 interrupted.
 
 Environment: CLOISTER_HOME is where keys and configuration live. BAO_TOKEN and
-VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOME.`,
+VAULT_TOKEN hold your token for the KMS, else cloister login has put it there.`,
 		Version:       fmt.Sprintf("%s (sealed job format %d)", version, sealed.Format),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -97,7 +98,7 @@ VAULT_TOKEN hold your token for the KMS, else the file kms-token in CLOISTER_HOM
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
 	})
-	root.AddCommand(newInit(a), newSite(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newNode(a), newAudit(a), newDocs())
+	root.AddCommand(newInit(a), newSite(a), newLogin(a), newLogout(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newNode(a), newAudit(a), newDocs())
 	wantArguments(root)
 	return root
 }

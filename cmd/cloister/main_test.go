@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"cloister/kms/server"
+	"cloister/secret"
 
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -49,12 +51,13 @@ func TestMain(m *testing.M) {
 //	sif FILE [KEYS]         makes an image, signed with a new key if KEYS is given
 //	tokens N                wants N unused tokens in the KMS
 //	made V.luks COUNTER JOB makes a volume as a node leaves it
+//	password NAME FILE      gives a user of the KMS the password in FILE
 func TestSessions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens,
+			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens, "password": password,
 			"types": types, "readonly": readonly, "forbidden": forbidden, "sweep": sweep, "busy": busy, "free": free, "made": made,
 		},
 	})
@@ -141,6 +144,14 @@ func tokens(ts *testscript.TestScript, neg bool, args []string) {
 	if strconv.Itoa(unused) != args[0] {
 		ts.Fatalf("the KMS has %d unused tokens, want %s", unused, args[0])
 	}
+}
+
+func password(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: password NAME FILE")
+	}
+	p := strings.TrimSuffix(ts.ReadFile(args[1]), "\n")
+	ts.Check(server.State{Dir: ts.MkAbs(".kms")}.SetPassword(args[0], secret.New([]byte(p))))
 }
 
 // exits runs a program and wants its exit status.

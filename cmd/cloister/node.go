@@ -19,7 +19,7 @@ func newNode(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(newNodeStatus(a), newNodeRecover(a))
+	c.AddCommand(newNodeKeygen(a), newNodeStatus(a), newNodeRecover(a))
 	return c
 }
 
@@ -40,7 +40,7 @@ func newNodeStatus(a *app) *cobra.Command {
 which job has it, whether it was given up and what to do then, the incidents,
 and the head of its records.
 
-Exit status: 0 in service, 3 fenced (given up: nothing is launched here), 6 unfit
+Exit status: 0 in service, 3 fenced (given up: nothing is launched here), 7 unfit
 (sealed jobs are refused), 1 the daemon does not answer.`,
 		Example: `  cloister node status
   cloister node status --json | jq -r .state`,

@@ -52,6 +52,9 @@ func classify(err error) (status int, next string) {
 		return advice.Refused, "ask the administrator whether " + e.New + " is right, then: cloister site add --replace FILE"
 	}
 	if next := kms.Hint(err); next != "" {
+		if errors.Is(err, kms.ErrLogin) {
+			return advice.WrongKey, next
+		}
 		return advice.Failure, next
 	}
 	for _, k := range []struct {
@@ -62,7 +65,7 @@ func classify(err error) (status int, next string) {
 		{syscall.ENOSPC, advice.Failure, "free some space on that disk and run the command again; nothing was left half done"},
 		{syscall.EDQUOT, advice.Failure, "your quota on that disk is used up: free some space and run the command again; nothing was left half done"},
 		{syscall.EROFS, advice.Failure, "choose a place that you may write to"},
-		{kms.ErrNoUserToken, advice.Refused, "save your token for the KMS in CLOISTER_HOME/kms-token (mode 0600)"},
+		{kms.ErrNoUserToken, advice.Refused, "cloister login"},
 		{site.ErrUnknown, advice.Refused, "cloister site add FILE, with the site file from the cluster's administrator"},
 		{site.ErrSeveral, advice.Refused, "name one with --site"},
 		{signing.ErrExists, advice.Refused, "keep using it, or set CLOISTER_HOME to another directory"},

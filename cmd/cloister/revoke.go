@@ -54,7 +54,7 @@ func (a *app) revoke(ctx context.Context, job string) error {
 	if err != nil {
 		return err
 	}
-	token, _, err := kms.UserToken(home)
+	token, _, err := kms.UserToken(home, r.Cluster)
 	if err != nil {
 		return err
 	}

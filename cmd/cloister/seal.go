@@ -102,7 +102,7 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 		return err
 	}
 	o.KMS = client
-	if o.UserToken, _, err = kms.UserToken(home); err != nil {
+	if o.UserToken, _, err = kms.UserToken(home, o.Site.Cluster); err != nil {
 		return err
 	}
 	defer o.UserToken.Wipe()

@@ -24,7 +24,10 @@ func newSite(a *app) *cobra.Command {
 		Short: "Add the site file of a cluster",
 		Long: `add checks and keeps the site file that the cluster's administrator gives out.
 It names the nodes that may read your jobs: compare the fingerprint with one
-that you got in another way.`,
+that you got in another way.
+
+If the administrator's key has signed it, that key is remembered: a newer file
+that it signed replaces this one without a question, any other only with --replace.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return a.siteAdd(args[0], replace) },
 	}
@@ -35,7 +38,7 @@ that you got in another way.`,
 		Args:  cobra.NoArgs,
 		RunE:  func(*cobra.Command, []string) error { return a.siteList() },
 	}
-	c.AddCommand(add, list)
+	c.AddCommand(add, list, newSiteExport(a))
 	return c
 }
 
@@ -64,7 +67,15 @@ func (a *app) siteAdd(file string, replace bool) error {
 	if added.Replaced != "" {
 		a.note("It replaces a different site file, %s.\n", added.Replaced)
 	}
-	a.note("Compare the fingerprint with the administrator's: who makes you use another site file reads your jobs.\n")
+	switch by := parsed.SignedBy(); {
+	case added.Trusted:
+		a.note("The key that signed that one has signed this one too: %s.\n", by)
+	case by != "":
+		a.note("Signed on %s by the key %s, which later files must be signed by.\n", parsed.Issued, by)
+		fallthrough
+	default:
+		a.note("Compare the fingerprint with the administrator's: who makes you use another site file reads your jobs.\n")
+	}
 	a.printf("%s %s\n", parsed.Cluster, added.Fingerprint)
 	return nil
 }

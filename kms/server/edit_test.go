@@ -1,7 +1,6 @@
 package server
 
 import (
-	"encoding/json"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -12,12 +11,12 @@ func edit(t *testing.T, s *store, token string, change func(*record)) {
 	t.Helper()
 	h := hashToken(token)
 	err := s.db.Update(func(tx *bolt.Tx) error {
-		var rec record
-		if err := json.Unmarshal(tx.Bucket(bucketTokens).Get(h[:]), &rec); err != nil {
+		rec, err := s.read(tx, h)
+		if err != nil {
 			return err
 		}
 		change(&rec)
-		return put(tx, h, rec)
+		return s.put(tx, h, rec)
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,9 @@ func (s *Server) Handler() http.Handler {
 		m.HandleFunc(method+" /v1/sys/wrapping/lookup", s.lookup)
 		m.HandleFunc(method+" /v1/sys/wrapping/unwrap", s.unwrap)
 		m.HandleFunc(method+" /v1/auth/token/revoke-accessor", s.revokeAccessor)
+		m.HandleFunc(method+" /v1/auth/token/renew-self", s.renewSelf)
+		m.HandleFunc(method+" /v1/auth/token/revoke-self", s.revokeSelf)
+		m.HandleFunc(method+" /v1/auth/userpass/login/{name}", s.login)
 	}
 	m.HandleFunc("GET /v1/auth/token/lookup-self", s.lookupSelf)
 	m.HandleFunc("GET /v1/sys/health", s.health)
@@ -37,9 +40,38 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Type", "application/json")
+		from := host(r)
+		if s.refused.full(from, s.cfg.now()) {
+			fail(w, http.StatusTooManyRequests, "too many requests were refused: wait a minute")
+			return
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		m.ServeHTTP(w, r)
+		watched := &watchedWriter{ResponseWriter: w}
+		m.ServeHTTP(watched, r)
+		if watched.refused {
+			s.refused.take(from, s.cfg.now())
+		}
 	})
+}
+
+// watchedWriter notices an answer that refuses.
+type watchedWriter struct {
+	http.ResponseWriter
+	refused bool
+}
+
+func (w *watchedWriter) WriteHeader(status int) {
+	w.refused = status >= 400 && status < 500
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// host is the address that a request came from.
+func host(r *http.Request) string {
+	h, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return h
 }
 
 // answer is Vault's envelope (api.Secret).
@@ -51,7 +83,7 @@ type answer struct {
 	Data          json.RawMessage `json:"data"`
 	WrapInfo      *wrapInfo       `json:"wrap_info"`
 	Warnings      []string        `json:"warnings"`
-	Auth          *struct{}       `json:"auth"`
+	Auth          *auth           `json:"auth"`
 }
 
 type wrapInfo struct {
@@ -87,12 +119,8 @@ func fail(w http.ResponseWriter, status int, texts ...string) {
 // audit writes one line for each operation on a token. Accessors and user
 // names are not secret; tokens and payloads never come here.
 func (s *Server) audit(r *http.Request, op, user, accessor, result string) {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
 	s.log.Info("audit", zap.String("op", op), zap.String("result", result), zap.String("user", user),
-		zap.String("accessor", accessor), zap.String("from", host))
+		zap.String("accessor", accessor), zap.String("from", host(r)))
 }
 
 // refuse answers a failed operation on a token and writes it down.
@@ -116,22 +144,22 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, op, user, access
 }
 
 // authenticate finds the user of X-Vault-Token, or answers 403 as Vault does.
-func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, op string) (user, bool) {
+func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, op string) (bearer, bool) {
 	token := headerToken(r)
 	if token == "" || len(token) > maxTokenIn {
 		fail(w, http.StatusForbidden, permissionDenied)
 		s.audit(r, op, "", "", "no token")
-		return user{}, false
+		return bearer{}, false
 	}
-	u, err := s.users.find(hashToken(token))
+	u, err := s.find(token)
 	if errors.Is(err, errNoUser) {
 		fail(w, http.StatusForbidden, permissionDenied)
 		s.audit(r, op, "", "", "unknown token")
-		return user{}, false
+		return bearer{}, false
 	}
 	if err != nil {
 		s.refuse(w, r, op, "", "", err)
-		return user{}, false
+		return bearer{}, false
 	}
 	return u, true
 }
@@ -255,24 +283,6 @@ func (s *Server) revokeAccessor(w http.ResponseWriter, r *http.Request) {
 	}
 	s.audit(r, "revoke", u.Name, accessor, "ok")
 	w.WriteHeader(http.StatusNoContent)
-}
-
-func (s *Server) lookupSelf(w http.ResponseWriter, r *http.Request) {
-	u, ok := s.authenticate(w, r, "lookup-self")
-	if !ok {
-		return
-	}
-	// `bao login` wants the token back as "id".
-	data, err := json.Marshal(map[string]any{
-		"id": headerToken(r), "display_name": "token-" + u.Name, "policies": []string{"wrap"}, "path": "auth/token/create",
-		"accessor": "", "creation_time": u.Created, "creation_ttl": 0, "ttl": 0, "num_uses": 0, "orphan": true,
-		"renewable": false, "type": "service", "expire_time": nil, "entity_id": "", "meta": nil,
-	})
-	if err != nil {
-		s.refuse(w, r, "lookup-self", u.Name, "", err)
-		return
-	}
-	reply(w, answer{Data: data})
 }
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) {

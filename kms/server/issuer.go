@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -82,15 +81,19 @@ type issuer struct {
 	issued time.Time
 }
 
-func loadIssuer(dir string, addresses []string, now func() time.Time) (*issuer, error) {
+func loadIssuer(dir string, state *stateKey, addresses []string, now func() time.Time) (*issuer, error) {
 	ca, err := loadCA(dir)
 	if err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, caKeyFile)
-	b, err := os.ReadFile(path)
+	sealed, err := readLimited(path, maxConfig)
 	if err != nil {
 		return nil, err
+	}
+	b, err := state.open(caKeyFile, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	defer clear(b)
 	block, _ := pem.Decode(b)

@@ -95,6 +95,21 @@ func parseToken(body []byte, header string) (string, error) {
 	return token, nil
 }
 
+// parsePassword takes {"password":"…"}.
+func parsePassword(body []byte) ([]byte, error) {
+	v, found, err := parseOne(body, "password")
+	if err != nil {
+		return nil, err
+	}
+	if !found || v == "" {
+		return nil, bad("missing password")
+	}
+	if len(v) > MaxPassword {
+		return nil, bad("password is too long")
+	}
+	return []byte(v), nil
+}
+
 // parseAccessor takes {"accessor":"…"}.
 func parseAccessor(body []byte) (string, error) {
 	v, found, err := parseOne(body, "accessor")

@@ -4,8 +4,10 @@
 // commands talk to all three.
 //
 // What it keeps opens nothing by itself. Tokens, users' and wrapping ones, are
-// stored as SHA-256 only; what is wrapped is encrypted under a key derived
-// from the wrapping token, which the server does not keep. A redemption is
+// stored as SHA-256 only, passwords as argon2id; what is wrapped is encrypted
+// under a key derived from the wrapping token, which the server does not keep.
+// All of it, and the CA's key, is encrypted once more under a state key that
+// lies elsewhere (statekey.go). A redemption is
 // deleted on disk, with fsync, before it is answered, so that neither a race
 // nor a kill -9 makes a token work twice.
 //
@@ -29,6 +31,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/net/netutil"
+
+	"cloister/secret"
 )
 
 // Version is reported by sys/health.
@@ -43,10 +47,25 @@ const (
 	// a few large arrays of jobs.
 	DefaultMaxTokens = 10_000
 
+	// DefaultLoginTTL is how long a login lasts, DefaultMaxLoginTTL how long
+	// renewals can make it last: a working day, a week.
+	DefaultLoginTTL    = 12 * time.Hour
+	DefaultMaxLoginTTL = 7 * 24 * time.Hour
+	// DefaultMaxRefused is how many requests of one address may be refused
+	// at once, and half a minute later again. The nodes of a large array that
+	// share an address stay far below.
+	DefaultMaxRefused = 1500
+
 	maxBody    = 8 << 10  // request body; a job key needs 59 bytes
 	maxHeader  = 16 << 10 // request headers
 	maxConns   = 512      // open connections
 	maxTokenIn = 256      // bytes of a presented token; ours have 46
+
+	// Ten passwords for one user at once, then one each ten seconds: some
+	// 8,600 guesses a day, whoever makes them. Thirty from one address.
+	loginsOfBurst, loginsOfEvery     = 10, 10 * time.Second
+	loginsFromBurst, loginsFromEvery = 30, 2 * time.Second
+	refusedWindow                    = 30 * time.Second
 
 	headerTimeout = 5 * time.Second
 	ioTimeout     = 10 * time.Second
@@ -58,9 +77,14 @@ const (
 // Config is what a Server needs besides its state directory.
 type Config struct {
 	Dir       string        // state directory, made by Init
+	Key       secret.Bytes  // what it is encrypted under, as it was given to Init
 	MaxTTL    time.Duration // 0 means DefaultMaxTTL
 	MaxTokens int           // unused wrapping tokens a user; 0 means DefaultMaxTokens
 	Log       *zap.Logger   // audit lines and errors; never a secret
+
+	LoginTTL    time.Duration // of a login; 0 means DefaultLoginTTL
+	MaxLoginTTL time.Duration // with renewals; 0 means DefaultMaxLoginTTL
+	MaxRefused  int           // refused requests of one address; 0 means DefaultMaxRefused
 
 	now func() time.Time // tests move the clock
 }
@@ -73,6 +97,10 @@ type Server struct {
 	users  userDir
 	store  *store
 	log    *zap.Logger
+
+	refused              *buckets // by address
+	loginsOf, loginsFrom *buckets // by user, by address
+	hashing              chan struct{}
 }
 
 // Open locks the state directory's database and loads the CA.
@@ -83,8 +111,17 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.MaxTokens == 0 {
 		cfg.MaxTokens = DefaultMaxTokens
 	}
-	if cfg.MaxTTL < time.Second || cfg.MaxTokens < 1 {
-		return nil, errors.New("opening the KMS: limits must be at least one second and one token")
+	if cfg.LoginTTL == 0 {
+		cfg.LoginTTL = DefaultLoginTTL
+	}
+	if cfg.MaxLoginTTL == 0 {
+		cfg.MaxLoginTTL = max(DefaultMaxLoginTTL, cfg.LoginTTL)
+	}
+	if cfg.MaxRefused == 0 {
+		cfg.MaxRefused = DefaultMaxRefused
+	}
+	if cfg.MaxTTL < time.Second || cfg.LoginTTL < time.Second || cfg.MaxLoginTTL < cfg.LoginTTL || cfg.MaxTokens < 1 || cfg.MaxRefused < 1 {
+		return nil, errors.New("opening the KMS: limits must be at least one second, one token and one request")
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
@@ -92,19 +129,22 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.now == nil {
 		cfg.now = time.Now
 	}
-	sc, err := loadConfig(cfg.Dir)
+	sc, key, err := State{cfg.Dir, cfg.Key}.open()
 	if err != nil {
 		return nil, fmt.Errorf("opening the KMS: %w", err)
 	}
-	is, err := loadIssuer(cfg.Dir, sc.Addresses, cfg.now)
+	is, err := loadIssuer(cfg.Dir, key, sc.Addresses, cfg.now)
 	if err != nil {
 		return nil, fmt.Errorf("opening the KMS: %w", err)
 	}
-	st, err := openStore(cfg.Dir)
+	st, err := openStore(cfg.Dir, key)
 	if err != nil {
 		return nil, fmt.Errorf("opening the KMS: %w", err)
 	}
-	return &Server{cfg: cfg, site: sc, issuer: is, users: userDir(cfg.Dir), store: st, log: cfg.Log}, nil
+	return &Server{cfg: cfg, site: sc, issuer: is, users: userDir{cfg.Dir, key}, store: st, log: cfg.Log,
+		refused:  newBuckets(cfg.MaxRefused, refusedWindow/time.Duration(cfg.MaxRefused)),
+		loginsOf: newBuckets(loginsOfBurst, loginsOfEvery), loginsFrom: newBuckets(loginsFromBurst, loginsFromEvery),
+		hashing: make(chan struct{}, hashesAtOnce)}, nil
 }
 
 // Close closes the database.
@@ -164,6 +204,9 @@ func (s *Server) purgeLoop(ctx context.Context) {
 			s.log.Error("purging expired tokens", zap.Error(err))
 		} else if n > 0 {
 			s.log.Info("audit", zap.String("op", "purge"), zap.Int("tokens", n))
+		}
+		if err := s.store.purgeLogins(s.cfg.now()); err != nil {
+			s.log.Error("purging expired logins", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():

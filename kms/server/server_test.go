@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -20,6 +21,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"cloister/secret"
 )
 
 // kmsUnderTest is a server without TLS whose clock and log the test holds.
@@ -27,6 +30,7 @@ type kmsUnderTest struct {
 	*Server
 	t     *testing.T
 	dir   string
+	key   secret.Bytes
 	clock time.Time
 	log   bytes.Buffer
 	user  string // alice's token
@@ -35,11 +39,15 @@ type kmsUnderTest struct {
 func newKMS(t *testing.T, cfg Config) *kmsUnderTest {
 	t.Helper()
 	k := &kmsUnderTest{t: t, dir: filepath.Join(t.TempDir(), "state"), clock: time.Now().Truncate(time.Second)}
-	if _, err := Init(k.dir, []string{"head", "10.0.0.1"}); err != nil {
+	var err error
+	if k.key, err = secret.Random(rand.Reader, StateKeySize); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.state().Init([]string{"head", "10.0.0.1"}); err != nil {
 		t.Fatal(err)
 	}
 	k.user = k.addUser("alice")
-	cfg.Dir = k.dir
+	cfg.Dir, cfg.Key = k.dir, k.key
 	cfg.now = func() time.Time { return k.clock }
 	cfg.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(&k.log), zap.DebugLevel))
 	s, err := Open(cfg)
@@ -51,9 +59,11 @@ func newKMS(t *testing.T, cfg Config) *kmsUnderTest {
 	return k
 }
 
+func (k *kmsUnderTest) state() State { return State{k.dir, k.key} }
+
 func (k *kmsUnderTest) addUser(name string) string {
 	k.t.Helper()
-	tok, err := AddUser(k.dir, name)
+	tok, err := k.state().AddUser(name)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -227,7 +237,7 @@ func TestAUserCannotRevokeAnothersToken(t *testing.T) {
 func TestARemovedUserCanWrapNoMoreButQueuedJobsGoOn(t *testing.T) {
 	k := newKMS(t, Config{})
 	w := k.wrapOK(k.user, `{"a":1}`, "60")
-	if err := RemoveUser(k.dir, "alice"); err != nil {
+	if err := k.state().RemoveUser("alice"); err != nil {
 		t.Fatal(err)
 	}
 	if code, _ := k.ask("PUT", "sys/wrapping/wrap", `{"a":1}`, "X-Vault-Token", k.user, "X-Vault-Wrap-TTL", "60"); code != 403 {
@@ -236,7 +246,7 @@ func TestARemovedUserCanWrapNoMoreButQueuedJobsGoOn(t *testing.T) {
 	if code, _ := k.unwrap(w.Token); code != 200 {
 		t.Errorf("unwrap: %d", code)
 	}
-	if err := RemoveUser(k.dir, "alice"); !errors.Is(err, ErrUnknownUser) {
+	if err := k.state().RemoveUser("alice"); !errors.Is(err, ErrUnknownUser) {
 		t.Errorf("removing twice: %v", err)
 	}
 }
@@ -311,7 +321,7 @@ func TestInitNeverReplacesACAAndRefusesWhatIsNoAddress(t *testing.T) {
 	if _, err := Init(dir, []string{"head"}); !errors.Is(err, ErrInitialised) {
 		t.Errorf("second init: %v", err)
 	}
-	st, err := ReadStatus(dir)
+	st, err := State{Dir: dir}.ReadStatus()
 	if err != nil || !bytes.Equal(st.CAPEM, ca) {
 		t.Errorf("the CA changed: %v", err)
 	}
@@ -324,7 +334,7 @@ func TestInitNeverReplacesACAAndRefusesWhatIsNoAddress(t *testing.T) {
 
 func TestASecondServerOnTheSameStateIsRefused(t *testing.T) {
 	k := newKMS(t, Config{})
-	if _, err := Open(Config{Dir: k.dir}); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := Open(Config{Dir: k.dir, Key: k.key}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("%v", err)
 	}
 }
@@ -332,11 +342,11 @@ func TestASecondServerOnTheSameStateIsRefused(t *testing.T) {
 func TestUserNamesThatArePathsOrTakenAreRefused(t *testing.T) {
 	k := newKMS(t, Config{})
 	for _, name := range []string{"", "../x", "A", "a b", strings.Repeat("a", 33), "1a"} {
-		if _, err := AddUser(k.dir, name); err == nil {
+		if _, err := k.state().AddUser(name); err == nil {
 			t.Errorf("added %q", name)
 		}
 	}
-	if _, err := AddUser(k.dir, "alice"); !errors.Is(err, ErrUserExists) {
+	if _, err := k.state().AddUser("alice"); !errors.Is(err, ErrUserExists) {
 		t.Errorf("adding alice twice: %v", err)
 	}
 }
@@ -348,7 +358,7 @@ func TestAddingAUserDoesNotFollowALinkOutOfTheState(t *testing.T) {
 	if err := errors.Join(os.RemoveAll(users), os.Symlink(outside, users)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := AddUser(k.dir, "bob"); err == nil {
+	if _, err := k.state().AddUser("bob"); err == nil {
 		t.Error("wrote through a link")
 	}
 	if e, err := os.ReadDir(outside); err != nil || len(e) != 0 {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+
+	"cloister/secret"
 )
 
 const (
@@ -26,6 +28,57 @@ const (
 type siteConfig struct {
 	Format    int      `json:"format"`
 	Addresses []string `json:"addresses"` // host names and IP addresses of the certificate
+	// KeyCheck is nothing, encrypted under the state key. Without it the
+	// state is not encrypted.
+	KeyCheck []byte `json:"key_check,omitempty"`
+}
+
+// State is a state directory and the key that it is encrypted under. An empty
+// key leaves it as it is, for tests and demonstrations.
+type State struct {
+	Dir string
+	Key secret.Bytes
+}
+
+// Init and AddUser do what State's methods do, without a key.
+func Init(dir string, addresses []string) (caPEM []byte, err error) {
+	return State{Dir: dir}.Init(addresses)
+}
+
+// AddUser is State.AddUser without a key.
+func AddUser(dir, name string) (secret.Bytes, error) { return State{Dir: dir}.AddUser(name) }
+
+// Encrypted reports whether the state in dir needs a key.
+func Encrypted(dir string) (bool, error) {
+	c, err := loadConfig(dir)
+	return err == nil && len(c.KeyCheck) > 0, err
+}
+
+// open checks the key against the directory.
+func (s State) open() (*siteConfig, *stateKey, error) {
+	c, err := loadConfig(s.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := newStateKey(s.Key)
+	if err != nil {
+		return nil, nil, err
+	}
+	if (key == nil) != (len(c.KeyCheck) == 0) {
+		return nil, nil, fmt.Errorf("%s: %w", s.Dir, ErrStateKey)
+	}
+	if key == nil {
+		return c, nil, nil
+	}
+	if _, err := key.open(configFile, c.KeyCheck); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", s.Dir, ErrStateKey)
+	}
+	return c, key, nil
+}
+
+func (s State) users() (userDir, error) {
+	_, key, err := s.open()
+	return userDir{s.Dir, key}, err
 }
 
 var (
@@ -41,7 +94,8 @@ var hostName = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?
 // Init makes a state directory: a CA of its own, the database and the
 // configuration. addresses are the host names and IP addresses by which
 // clients reach the server. It returns the CA's certificate in PEM.
-func Init(dir string, addresses []string) (caPEM []byte, err error) {
+func (s State) Init(addresses []string) (caPEM []byte, err error) {
+	dir := s.Dir
 	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("making a KMS in %s: %w", dir, err) }
 	if len(addresses) == 0 {
 		return fail(errors.New("no address given"))
@@ -51,17 +105,15 @@ func Init(dir string, addresses []string) (caPEM []byte, err error) {
 			return fail(fmt.Errorf("%q is neither a host name nor an IP address (no scheme, no port)", a))
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	key, err := newStateKey(s.Key)
+	if err != nil {
 		return fail(err)
 	}
-	// The CA's key comes before the configuration, which marks a complete
-	// directory; so either of the two means that something is there.
-	for _, f := range []string{configFile, caKeyFile} {
-		if _, err := os.Lstat(filepath.Join(dir, f)); !errors.Is(err, fs.ErrNotExist) {
-			return fail(ErrInitialised)
-		}
+	c := siteConfig{Format: stateFormat, Addresses: addresses}
+	if key != nil {
+		c.KeyCheck = key.seal(configFile, nil)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, usersDir), 0o700); err != nil {
+	if err := s.makeDirs(); err != nil {
 		return fail(err)
 	}
 	certPEM, keyPEM, err := newCA(addresses[0])
@@ -69,30 +121,55 @@ func Init(dir string, addresses []string) (caPEM []byte, err error) {
 		return fail(err)
 	}
 	defer clear(keyPEM)
-	cfg, err := json.MarshalIndent(siteConfig{stateFormat, addresses}, "", "  ")
+	cfg, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return fail(err)
 	}
-	if err := chownLike(dir, usersDir); err != nil {
-		return fail(err)
-	}
-	if err := writeOwned(dir, caKeyFile, keyPEM, 0o600); err != nil {
+	if err := writeOwned(dir, caKeyFile, key.seal(caKeyFile, keyPEM), 0o600); err != nil {
 		return fail(err)
 	}
 	if err := writeOwned(dir, caCertFile, certPEM, 0o644); err != nil {
 		return fail(err)
 	}
-	st, err := openStore(dir)
-	if err != nil {
-		return fail(err)
-	}
-	if err := errors.Join(st.close(), chownLike(dir, databaseFile)); err != nil {
+	if err := s.makeStore(key); err != nil {
 		return fail(err)
 	}
 	if err := writeOwned(dir, configFile, append(cfg, '\n'), 0o600); err != nil {
 		return fail(err)
 	}
 	return certPEM, nil
+}
+
+// makeDirs makes the directories of a state, if there is no KMS in it.
+func (s State) makeDirs() error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return err
+	}
+	// The CA's key comes before the configuration, which marks a complete
+	// directory; so either of the two means that something is there.
+	for _, f := range []string{configFile, caKeyFile} {
+		if _, err := os.Lstat(filepath.Join(s.Dir, f)); !errors.Is(err, fs.ErrNotExist) {
+			return ErrInitialised
+		}
+	}
+	for _, d := range []string{usersDir, passwordsDir} {
+		if err := os.MkdirAll(filepath.Join(s.Dir, d), 0o700); err != nil {
+			return err
+		}
+		if err := chownLike(s.Dir, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeStore makes the empty database.
+func (s State) makeStore(key *stateKey) error {
+	st, err := openStore(s.Dir, key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(st.close(), chownLike(s.Dir, databaseFile))
 }
 
 func loadConfig(dir string) (*siteConfig, error) {

@@ -20,16 +20,16 @@ type Status struct {
 
 // ReadStatus reads a state directory without the database, so it works while
 // a server runs.
-func ReadStatus(dir string) (*Status, error) {
-	c, err := loadConfig(dir)
+func (s State) ReadStatus() (*Status, error) {
+	c, _, err := s.open()
 	if err != nil {
 		return nil, fmt.Errorf("reading the KMS's state: %w", err)
 	}
-	ca, err := loadCA(dir)
+	ca, err := loadCA(s.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("reading the KMS's state: %w", err)
 	}
-	users, err := Users(dir)
+	users, err := s.Users()
 	if err != nil {
 		return nil, err
 	}
@@ -49,8 +49,12 @@ func fingerprint(c *x509.Certificate) string {
 
 // Outstanding counts each user's unused tokens. It needs the database, which
 // a running server has locked.
-func Outstanding(dir string) (map[string]int, error) {
-	st, err := openStore(dir)
+func (s State) Outstanding() (map[string]int, error) {
+	_, key, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	st, err := openStore(s.Dir, key)
 	if err != nil {
 		return nil, err
 	}

@@ -34,9 +34,10 @@ const (
 
 var (
 	bucketMeta      = []byte("meta")
-	bucketTokens    = []byte("tokens")    // SHA-256 of the token → record
-	bucketAccessors = []byte("accessors") // accessor → SHA-256 of the token
-	bucketCounts    = []byte("counts")    // user → number of tokens in bucketTokens, uint64
+	bucketTokens    = []byte("tokens")    // SHA-256 of the token → record, encrypted
+	bucketAccessors = []byte("accessors") // accessor, as stateKey.name has it → SHA-256 of the token
+	bucketCounts    = []byte("counts")    // user, the same → number of tokens in bucketTokens, uint64
+	bucketLogins    = []byte("logins")    // SHA-256 of a login's token → login
 	keyFormat       = []byte("format")
 )
 
@@ -63,9 +64,12 @@ func (r *record) context() []byte {
 	return b
 }
 
-type store struct{ db *bolt.DB }
+type store struct {
+	db  *bolt.DB
+	key *stateKey
+}
 
-func openStore(dir string) (*store, error) {
+func openStore(dir string, key *stateKey) (*store, error) {
 	path := filepath.Join(dir, databaseFile)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout})
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -76,7 +80,7 @@ func openStore(dir string) (*store, error) {
 	}
 	db.MaxBatchDelay = batchDelay
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{bucketMeta, bucketTokens, bucketAccessors, bucketCounts} {
+		for _, b := range [][]byte{bucketMeta, bucketTokens, bucketAccessors, bucketCounts, bucketLogins} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -94,7 +98,7 @@ func openStore(dir string) (*store, error) {
 		db.Close()
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	return &store{db}, nil
+	return &store{db, key}, nil
 }
 
 func (s *store) close() error { return s.db.Close() }
@@ -113,18 +117,18 @@ func (s *store) wrap(user string, data []byte, now time.Time, ttl time.Duration,
 	var refused error
 	err = s.db.Batch(func(tx *bolt.Tx) error {
 		refused = nil
-		if count(tx, user) >= uint64(maxTokens) {
+		if s.count(tx, user) >= uint64(maxTokens) {
 			refused = errTooMany
 			return nil
 		}
 		h := hashToken(token)
-		if err := put(tx, h, rec); err != nil {
+		if err := s.put(tx, h, rec); err != nil {
 			return err
 		}
-		if err := tx.Bucket(bucketAccessors).Put([]byte(rec.Accessor), h[:]); err != nil {
+		if err := tx.Bucket(bucketAccessors).Put(s.key.name(rec.Accessor), h[:]); err != nil {
 			return err
 		}
-		return addCount(tx, user, 1)
+		return s.addCount(tx, user, 1)
 	})
 	if err := errors.Join(err, refused); err != nil {
 		return "", record{}, err
@@ -135,7 +139,7 @@ func (s *store) wrap(user string, data []byte, now time.Time, ttl time.Duration,
 // lookup finds an unexpired token.
 func (s *store) lookup(token string, now time.Time) (rec record, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
-		rec, err = get(tx, hashToken(token), now)
+		rec, err = s.get(tx, hashToken(token), now)
 		return err
 	})
 	return rec, err
@@ -161,7 +165,7 @@ func (s *store) redeem(token string, now time.Time) (record, []byte, error) {
 		// transaction: it would roll back the others of the batch.
 		clear(data)
 		data = nil
-		if rec, refused = get(tx, h, now); refused != nil {
+		if rec, refused = s.get(tx, h, now); refused != nil {
 			return nil
 		}
 		if data, refused = unseal(token, rec.context(), rec.Sealed); refused != nil {
@@ -170,7 +174,7 @@ func (s *store) redeem(token string, now time.Time) (record, []byte, error) {
 		if mutant.Removed(mutant.SingleUse) {
 			return nil
 		}
-		return remove(tx, h, rec)
+		return s.remove(tx, h, rec)
 	})
 	if err := errors.Join(err, refused); err != nil {
 		clear(data)
@@ -184,13 +188,13 @@ func (s *store) revoke(user, accessor string) error {
 	var refused error
 	err := s.db.Batch(func(tx *bolt.Tx) error {
 		refused = nil
-		v := tx.Bucket(bucketAccessors).Get([]byte(accessor))
+		v := tx.Bucket(bucketAccessors).Get(s.key.name(accessor))
 		if len(v) != len(tokenHash{}) {
 			refused = errGone
 			return nil
 		}
 		h := tokenHash(v)
-		rec, err := read(tx, h)
+		rec, err := s.read(tx, h)
 		if err != nil {
 			return err
 		}
@@ -198,7 +202,7 @@ func (s *store) revoke(user, accessor string) error {
 			refused = errGone
 			return nil
 		}
-		return remove(tx, h, rec)
+		return s.remove(tx, h, rec)
 	})
 	return errors.Join(err, refused)
 }
@@ -212,7 +216,7 @@ func (s *store) purge(now time.Time) (n int, err error) {
 		}
 		err = s.db.Update(func(tx *bolt.Tx) error {
 			for _, h := range due {
-				rec, err := read(tx, h)
+				rec, err := s.read(tx, h)
 				if errors.Is(err, errGone) {
 					continue
 				}
@@ -220,10 +224,10 @@ func (s *store) purge(now time.Time) (n int, err error) {
 					return err
 				}
 				if !now.Before(rec.expires().Add(keepExpired)) {
-					err = remove(tx, h, rec)
+					err = s.remove(tx, h, rec)
 				} else {
 					rec.Sealed = nil
-					err = put(tx, h, rec)
+					err = s.put(tx, h, rec)
 				}
 				if err != nil {
 					return err
@@ -245,8 +249,8 @@ func (s *store) due(now time.Time) ([]tokenHash, error) {
 	err := s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketTokens).Cursor()
 		for k, v := c.First(); k != nil && len(list) < purgeBatch; k, v = c.Next() {
-			var rec record
-			if len(k) != len(tokenHash{}) || json.Unmarshal(v, &rec) != nil {
+			rec, err := s.decode(k, v)
+			if err != nil || len(k) != len(tokenHash{}) {
 				return fmt.Errorf("record %x is damaged", k)
 			}
 			if now.Before(rec.expires()) || (len(rec.Sealed) == 0 && now.Before(rec.expires().Add(keepExpired))) {
@@ -263,10 +267,10 @@ func (s *store) due(now time.Time) ([]tokenHash, error) {
 func (s *store) outstanding(now time.Time) (map[string]int, error) {
 	out := make(map[string]int)
 	err := s.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketTokens).ForEach(func(_, v []byte) error {
-			var rec record
-			if err := json.Unmarshal(v, &rec); err != nil {
-				return fmt.Errorf("a record is damaged: %w", err)
+		return tx.Bucket(bucketTokens).ForEach(func(k, v []byte) error {
+			rec, err := s.decode(k, v)
+			if err != nil {
+				return err
 			}
 			if now.Before(rec.expires()) {
 				out[rec.User]++
@@ -277,27 +281,38 @@ func (s *store) outstanding(now time.Time) (map[string]int, error) {
 	return out, err
 }
 
-func read(tx *bolt.Tx, h tokenHash) (rec record, err error) {
+func (s *store) read(tx *bolt.Tx, h tokenHash) (rec record, err error) {
 	v := tx.Bucket(bucketTokens).Get(h[:])
 	if v == nil {
 		return record{}, errGone
 	}
-	if err := json.Unmarshal(v, &rec); err != nil {
+	return s.decode(h[:], v)
+}
+
+// decode reads a record as it is stored under a token's hash.
+func (s *store) decode(h, v []byte) (rec record, err error) {
+	plain, err := s.key.open(recordPlace(h), v)
+	if err == nil {
+		err = json.Unmarshal(plain, &rec)
+	}
+	if err != nil {
 		return record{}, fmt.Errorf("a record is damaged: %w", err)
 	}
 	return rec, nil
 }
 
-func put(tx *bolt.Tx, h tokenHash, rec record) error {
+func recordPlace(h []byte) string { return "token " + string(h) }
+
+func (s *store) put(tx *bolt.Tx, h tokenHash, rec record) error {
 	v, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("encoding a record: %w", err)
 	}
-	return tx.Bucket(bucketTokens).Put(h[:], v)
+	return tx.Bucket(bucketTokens).Put(h[:], s.key.seal(recordPlace(h[:]), v))
 }
 
-func get(tx *bolt.Tx, h tokenHash, now time.Time) (record, error) {
-	rec, err := read(tx, h)
+func (s *store) get(tx *bolt.Tx, h tokenHash, now time.Time) (record, error) {
+	rec, err := s.read(tx, h)
 	// An emptied record has expired, even if the clock was put back since.
 	if err == nil && (!now.Before(rec.expires()) && !mutant.Removed(mutant.Expiry) || len(rec.Sealed) == 0) {
 		err = errExpired
@@ -305,28 +320,28 @@ func get(tx *bolt.Tx, h tokenHash, now time.Time) (record, error) {
 	return rec, err
 }
 
-func remove(tx *bolt.Tx, h tokenHash, rec record) error {
+func (s *store) remove(tx *bolt.Tx, h tokenHash, rec record) error {
 	if err := tx.Bucket(bucketTokens).Delete(h[:]); err != nil {
 		return err
 	}
-	if err := tx.Bucket(bucketAccessors).Delete([]byte(rec.Accessor)); err != nil {
+	if err := tx.Bucket(bucketAccessors).Delete(s.key.name(rec.Accessor)); err != nil {
 		return err
 	}
-	return addCount(tx, rec.User, -1)
+	return s.addCount(tx, rec.User, -1)
 }
 
-func count(tx *bolt.Tx, user string) uint64 {
-	v := tx.Bucket(bucketCounts).Get([]byte(user))
+func (s *store) count(tx *bolt.Tx, user string) uint64 {
+	v := tx.Bucket(bucketCounts).Get(s.key.name(user))
 	if len(v) != 8 {
 		return 0
 	}
 	return binary.BigEndian.Uint64(v)
 }
 
-func addCount(tx *bolt.Tx, user string, delta int64) error {
-	n := int64(count(tx, user)) + delta
+func (s *store) addCount(tx *bolt.Tx, user string, delta int64) error {
+	n := int64(s.count(tx, user)) + delta
 	if n <= 0 {
-		return tx.Bucket(bucketCounts).Delete([]byte(user))
+		return tx.Bucket(bucketCounts).Delete(s.key.name(user))
 	}
-	return tx.Bucket(bucketCounts).Put([]byte(user), binary.BigEndian.AppendUint64(nil, uint64(n)))
+	return tx.Bucket(bucketCounts).Put(s.key.name(user), binary.BigEndian.AppendUint64(nil, uint64(n)))
 }

@@ -19,7 +19,10 @@ import (
 // Users live in files of their own, one each, named by the SHA-256 of the
 // user's token. So `user add` takes effect without the running server, which
 // holds the database's lock, and revoking a user is removing a file.
-type userDir string
+type userDir struct {
+	dir string
+	key *stateKey
+}
 
 type user struct {
 	Name    string    `json:"name"`
@@ -37,52 +40,138 @@ const (
 	maxUserFile = 4 << 10
 )
 
+// ErrUserExists and ErrUnknownUser are AddUser's and RemoveUser's.
+var (
+	ErrUserExists  = errors.New("there is a user of that name already")
+	ErrUnknownUser = errors.New("there is no user of that name")
+)
+
 // userFile is relative to the state directory.
 func userFile(h tokenHash) string {
 	return filepath.Join(usersDir, hex.EncodeToString(h[:])+userSuffix)
 }
 
+// read and write a file of the state; its name is authenticated.
+func (d userDir) read(file string, limit int64) ([]byte, error) {
+	b, err := readLimited(filepath.Join(d.dir, file), limit)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := d.key.open(file, b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(d.dir, file), err)
+	}
+	return plain, nil
+}
+
+func (d userDir) write(file string, plain []byte) error {
+	return writeOwned(d.dir, file, d.key.seal(file, plain), 0o600)
+}
+
 func (d userDir) find(h tokenHash) (user, error) {
-	u, err := readUser(filepath.Join(string(d), userFile(h)))
+	u, err := d.readUser(userFile(h))
 	if errors.Is(err, fs.ErrNotExist) {
 		return user{}, errNoUser
 	}
 	return u, err
 }
 
-func readUser(path string) (u user, err error) {
-	b, err := readLimited(path, maxUserFile)
+func (d userDir) readUser(file string) (u user, err error) {
+	b, err := d.read(file, maxUserFile)
 	if err != nil {
 		return user{}, err
 	}
 	if err := json.Unmarshal(b, &u); err != nil || !userName.MatchString(u.Name) {
-		return user{}, fmt.Errorf("%s is damaged", path)
+		return user{}, fmt.Errorf("%s is damaged", filepath.Join(d.dir, file))
 	}
 	return u, nil
 }
 
+// entries are the users' files.
+func (d userDir) entries() ([]string, error) {
+	list, err := os.ReadDir(filepath.Join(d.dir, usersDir))
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range list {
+		if strings.HasSuffix(e.Name(), userSuffix) && !strings.HasPrefix(e.Name(), ".") {
+			files = append(files, filepath.Join(usersDir, e.Name()))
+		}
+	}
+	return files, nil
+}
+
+func (d userDir) has(name string) (bool, error) {
+	_, err := d.fileOf(name)
+	if errors.Is(err, ErrUnknownUser) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// fileOf is the file of the user of that name.
+func (d userDir) fileOf(name string) (string, error) {
+	files, err := d.entries()
+	if err != nil {
+		return "", err
+	}
+	for _, f := range files {
+		u, err := d.readUser(f)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // just removed
+		}
+		if err != nil {
+			return "", err
+		}
+		if u.Name == name {
+			return f, nil
+		}
+	}
+	return "", ErrUnknownUser
+}
+
+// retire takes a user's own token away and leaves the user.
+func (d userDir) retire(h tokenHash, u user) error {
+	b, err := json.Marshal(u)
+	if err != nil {
+		return err
+	}
+	if err := d.write(userFile(hashToken(newToken(userTokenPrefix))), b); err != nil {
+		return err
+	}
+	return removeIn(d.dir, userFile(h))
+}
+
 // User is one user that the KMS knows.
 type User struct {
-	Name    string
-	Created time.Time
+	Name     string
+	Created  time.Time
+	Password bool // whether they can log in
 }
 
 // Users lists them by name.
-func Users(dir string) ([]User, error) {
-	entries, err := os.ReadDir(filepath.Join(dir, usersDir))
+func (s State) Users() ([]User, error) {
+	fail := func(err error) ([]User, error) { return nil, fmt.Errorf("listing the KMS's users: %w", err) }
+	d, err := s.users()
 	if err != nil {
-		return nil, fmt.Errorf("listing the KMS's users: %w", err)
+		return fail(err)
+	}
+	files, err := d.entries()
+	if err != nil {
+		return fail(err)
 	}
 	var all []User
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), userSuffix) || strings.HasPrefix(e.Name(), ".") {
-			continue
-		}
-		u, err := readUser(filepath.Join(dir, usersDir, e.Name()))
+	for _, f := range files {
+		u, err := d.readUser(f)
 		if err != nil {
-			return nil, fmt.Errorf("listing the KMS's users: %w", err)
+			return fail(err)
 		}
-		all = append(all, User(u))
+		_, err = d.readPassword(u.Name)
+		if err != nil && !errors.Is(err, errNoUser) {
+			return fail(err)
+		}
+		all = append(all, User{u.Name, u.Created, err == nil})
 	}
 	slices.SortFunc(all, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
@@ -90,51 +179,54 @@ func Users(dir string) ([]User, error) {
 
 // AddUser makes a user and returns the token by which the server will know
 // them; it is nowhere else. A running server knows the user at once.
-func AddUser(dir, name string) (secret.Bytes, error) {
+func (s State) AddUser(name string) (secret.Bytes, error) {
+	fail := func(err error) (secret.Bytes, error) {
+		return secret.Bytes{}, fmt.Errorf("adding KMS user %s: %w", name, err)
+	}
 	if !userName.MatchString(name) {
 		return secret.Bytes{}, fmt.Errorf("adding a KMS user: %q is not a user name (small letters, digits, - and _, at most 32)", name)
 	}
-	all, err := Users(dir)
+	d, err := s.users()
 	if err != nil {
-		return secret.Bytes{}, fmt.Errorf("adding KMS user %s: %w", name, err)
+		return fail(err)
 	}
-	if slices.ContainsFunc(all, func(u User) bool { return u.Name == name }) {
-		return secret.Bytes{}, fmt.Errorf("adding KMS user %s: %w", name, ErrUserExists)
+	if known, err := d.has(name); err != nil {
+		return fail(err)
+	} else if known {
+		return fail(ErrUserExists)
 	}
 	token := newToken(userTokenPrefix)
 	b, err := json.Marshal(user{Name: name, Created: time.Now().UTC().Truncate(time.Second)})
 	if err != nil {
-		return secret.Bytes{}, fmt.Errorf("adding KMS user %s: %w", name, err)
+		return fail(err)
 	}
-	if err := writeOwned(dir, userFile(hashToken(token)), b, 0o600); err != nil {
-		return secret.Bytes{}, fmt.Errorf("adding KMS user %s: %w", name, err)
+	if err := d.write(userFile(hashToken(token)), b); err != nil {
+		return fail(err)
 	}
 	return secret.New([]byte(token)), nil
 }
 
-// ErrUserExists and ErrUnknownUser are AddUser's and RemoveUser's.
-var (
-	ErrUserExists  = errors.New("there is a user of that name already")
-	ErrUnknownUser = errors.New("there is no user of that name")
-)
-
-// RemoveUser makes the user's token worthless at once. Tokens that the user
-// wrapped before stay good: jobs in the queue go on.
-func RemoveUser(dir, name string) error {
-	entries, err := os.ReadDir(filepath.Join(dir, usersDir))
+// RemoveUser makes the user's token, password and logins worthless at once.
+// Tokens that the user wrapped before stay good: jobs in the queue go on.
+func (s State) RemoveUser(name string) error {
+	fail := func(err error) error { return fmt.Errorf("removing KMS user %s: %w", name, err) }
+	d, err := s.users()
 	if err != nil {
-		return fmt.Errorf("removing KMS user %s: %w", name, err)
+		return fail(err)
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, usersDir, e.Name())
-		if u, err := readUser(path); err == nil && u.Name == name {
-			if err := removeIn(dir, filepath.Join(usersDir, e.Name())); err != nil {
-				return fmt.Errorf("removing KMS user %s: %w", name, err)
-			}
-			return nil
-		}
+	file, err := d.fileOf(name)
+	if err != nil {
+		return fail(err)
 	}
-	return fmt.Errorf("removing KMS user %s: %w", name, ErrUnknownUser)
+	// The password first: whatever happens in between, a user who is gone
+	// cannot log in.
+	if err := removeIn(d.dir, passwordFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fail(err)
+	}
+	if err := removeIn(d.dir, file); err != nil {
+		return fail(err)
+	}
+	return nil
 }
 
 func removeIn(dir, name string) error {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"cloister/identity"
 	"cloister/kms"
 	"cloister/noded"
 	"cloister/noded/audit"
@@ -114,7 +115,7 @@ func Run(ctx context.Context, c Config) error {
 }
 
 func build(c Config, p *policy.Policy, node nodecheck.Node, records *audit.Log, log *zap.Logger) (*noded.Daemon, error) {
-	ids, err := identities()
+	ids, err := identities(log)
 	if err != nil {
 		return nil, err
 	}
@@ -152,29 +153,28 @@ func readPolicy(path string) (*policy.Policy, error) {
 	return p, nil
 }
 
-// identityLimit bounds the identity file, in bytes; a hybrid identity has
-// fewer than 200.
-const identityLimit = 16 << 10
-
 // identities reads the credential that systemd puts where noded alone sees it.
-func identities() ([]age.Identity, error) {
+func identities(log *zap.Logger) ([]age.Identity, error) {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {
 		return nil, errors.New("no credentials: start cloister-noded.service, which loads the node's identity")
 	}
-	b, err := readBounded(filepath.Join(dir, "identity"), identityLimit)
+	b, err := readBounded(filepath.Join(dir, "identity"), identity.MaxSize)
 	if err != nil {
 		return nil, fmt.Errorf("reading the node's identity: %w", err)
 	}
 	defer clear(b)
-	ids, err := age.ParseIdentities(strings.NewReader(string(b)))
+	list, err := identity.Parse(b)
 	if err != nil {
-		return nil, errors.New("the node's identity is not an age identity file (age-keygen -pq makes one)")
+		return nil, fmt.Errorf("reading the node's identity (cloister node keygen makes one): %w", err)
 	}
-	for _, id := range ids {
-		if _, ok := id.(*age.HybridIdentity); !ok {
-			return nil, errors.New("the node's identity is not a hybrid (post-quantum) one: age-keygen -pq")
+	var ids []age.Identity
+	for _, i := range list {
+		if !i.Until.IsZero() {
+			log.Info("an identity of this node counts for a time", zap.String("recipient", i.Recipient()[:24]+"…"),
+				zap.Time("until", i.Until), zap.Bool("over", i.Over(time.Now())))
 		}
+		ids = append(ids, i)
 	}
 	return ids, nil
 }

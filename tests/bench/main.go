@@ -1,7 +1,7 @@
 // Command bench measures what Cloister costs and prints it beside what the
 // same work costs without it, taken in the same run, as ratios: the time from
 // a node's hand-off to the job's first instruction, the speed of the client's
-// volumes, and what noded takes.
+// volumes, what the key server and sealing take, and what noded does.
 //
 // It asserts no time and no size: it exits with 1 only if something that it
 // measured did not work. docs/bench.md says how to read what it prints.
@@ -34,7 +34,7 @@ const (
 )
 
 // parts are what can be measured alone, in the order in which they are.
-var parts = []string{"network", "view", "slurm", "volumes", "open", "node", "images"}
+var parts = []string{"network", "view", "slurm", "volumes", "kms", "open", "node", "images"}
 
 func main() {
 	inside()
@@ -85,6 +85,11 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 		}
 		for _, v := range sets {
 			v.print()
+		}
+	}
+	if wanted("kms") {
+		if err := measureKMS(ctx); err != nil {
+			return err
 		}
 	}
 	if !wanted("open") && !wanted("node") && !wanted("images") {

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"cloister/kms/server"
+	"cloister/secret"
+)
+
+func newUserPasswd(p *place) *cobra.Command {
+	return &cobra.Command{
+		Use:   "passwd NAME",
+		Short: "Set a user's password, for cloister login",
+		Long: `passwd asks for a password twice and stores its argon2id hash. Where there is no
+terminal it reads one line from standard input. Whoever is logged in with the
+user's old password is logged out. It works at once, also while the server runs.`,
+		Example: `  cloister-kms user passwd alice
+  pwgen -s 20 1 | tee /dev/tty | cloister-kms user passwd alice`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := p.open(cmd.Context())
+			if err != nil {
+				return explain(err, "check the state directory")
+			}
+			defer s.Key.Wipe()
+			pass, err := newPassword(cmd.InOrStdin())
+			if err != nil {
+				return &failure{err, "run the command again; nothing was changed"}
+			}
+			defer pass.Wipe()
+			if err := s.SetPassword(args[0], pass); err != nil {
+				return explain(err, "see cloister-kms user list")
+			}
+			return nil
+		},
+	}
+}
+
+// newPassword asks twice on a terminal, and takes a line of anything else.
+func newPassword(in io.Reader) (secret.Bytes, error) {
+	f, ok := in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		b, err := io.ReadAll(io.LimitReader(in, server.MaxPassword+2))
+		defer clear(b)
+		if err != nil {
+			return secret.Bytes{}, fmt.Errorf("reading the password: %w", err)
+		}
+		line := bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
+		if bytes.ContainsAny(line, "\r\n") {
+			return secret.Bytes{}, errors.New("reading the password: more than one line came")
+		}
+		return secret.New(bytes.Clone(line)), nil
+	}
+	first, err := prompt(f, "New password: ")
+	if err != nil {
+		return secret.Bytes{}, err
+	}
+	again, err := prompt(f, "The same again: ")
+	if err != nil {
+		first.Wipe()
+		return secret.Bytes{}, err
+	}
+	defer again.Wipe()
+	if !first.Equal(again) {
+		first.Wipe()
+		return secret.Bytes{}, errors.New("the two passwords differ")
+	}
+	return first, nil
+}
+
+func prompt(f *os.File, text string) (secret.Bytes, error) {
+	fmt.Fprint(os.Stderr, text)
+	b, err := term.ReadPassword(int(f.Fd()))
+	fmt.Fprintln(os.Stderr)
+	if err != nil {
+		return secret.Bytes{}, fmt.Errorf("reading the password: %w", err)
+	}
+	return secret.New(b), nil
+}
