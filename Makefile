@@ -45,6 +45,10 @@ test-full: deps ## what make test leaves out for its time: Slurm's verbs compare
 bench: deps ## what Cloister costs, measured side by side (ONLY=slurm for a part)
 	$(GO) run ./tests/bench $(if $(ONLY),-only $(ONLY))
 
+.PHONY: conformance
+conformance: ## the key server's tests against a real HashiCorp Vault, which is built first (ten minutes the first time)
+	$(GO) -C tests/vault run -mod=mod . $(GO) -C $(CURDIR) test -timeout 10m -count 1 ./kms
+
 .PHONY: attacks
 attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 or 9,14 for some (about an hour)
 	$(GO) run -tags mutants ./tests/attacks/cmd/attacks $(if $(ATTACK),-attack $(ATTACK))

@@ -271,6 +271,26 @@ func TestOnlyAUserMayWrap(t *testing.T) {
 	})
 }
 
+func TestAWrappingTokenHasOneUseWhateverItIsUsedFor(t *testing.T) {
+	each(t, func(t *testing.T, k target) {
+		key := newKey(t)
+		tok := mustWrap(t, k, key, time.Hour)
+		c := k.client(t)
+		if _, err := c.WhoHolds(t.Context(), tok.Token); !errors.Is(err, kms.ErrDenied) {
+			t.Errorf("asking who holds it: %v, want ErrDenied", err)
+		}
+		// Vault counts what it refuses as the one use (num_uses is 1), the
+		// embedded server does not. No server gives it two.
+		got, err := c.Redeem(t.Context(), tok.Token)
+		if err == nil && !got.Equal(key) || err != nil && !errors.Is(err, kms.ErrUsed) {
+			t.Errorf("redeeming it then: %v", err)
+		}
+		if _, err := c.Redeem(t.Context(), tok.Token); !errors.Is(err, kms.ErrUsed) {
+			t.Errorf("and again: %v, want ErrUsed", err)
+		}
+	})
+}
+
 func TestAUnknownTokenIsReportedAsGone(t *testing.T) {
 	each(t, func(t *testing.T, k target) {
 		for _, s := range []string{"hvs.CAESIAAAAAAAAAAAAAAAAAAA", "s.0123456789abcdefghijklmn", "x"} {

@@ -20,7 +20,7 @@ import (
 // be sealed anew after a restore, and users log in anew.
 
 // backupName is what may be in a backup.
-var backupName = regexp.MustCompile(`^(config\.json|ca\.pem|ca-key\.pem|users/[0-9a-f]{64}\.json|passwords/[a-z_][a-z0-9_-]{0,31}\.json)$`)
+var backupName = regexp.MustCompile(`^(config\.json|ca\.pem|ca-key\.pem|users/[0-9a-f]{64}\.json|passwords/[0-9a-f]{2,64}\.json)$`)
 
 // maxBackup is how many files a backup may have.
 const maxBackup = 100_000

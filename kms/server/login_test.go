@@ -251,6 +251,7 @@ func TestOneCannotReadFromTheStateWhoTheUsersAre(t *testing.T) {
 				return err
 			}
 			b, err := os.ReadFile(path)
+			b = append(b, path...)
 			for _, s := range []string{"marguerite", "PRIVATE KEY", a.ClientToken, a.Accessor, w.Accessor, "CANARY", "salt"} {
 				if bytes.Contains(b, []byte(s)) {
 					found = append(found, filepath.Base(path)+" has "+s)
@@ -321,11 +322,12 @@ func TestWhatIsStoredDoesNotOpenInAnotherPlace(t *testing.T) {
 	k.addUser("bob")
 	k.setPassword("alice", goodPassword)
 	k.setPassword("bob", "another long password")
-	b, err := os.ReadFile(filepath.Join(k.dir, passwordFile("alice")))
+	alice, bob := filepath.Join(k.dir, k.users.passwordFile("alice")), filepath.Join(k.dir, k.users.passwordFile("bob"))
+	b, err := os.ReadFile(alice)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(k.dir, passwordFile("bob")), b, 0o600); err != nil {
+	if err := os.WriteFile(bob, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if code, _ := k.login("bob", goodPassword); code != 500 {

@@ -70,14 +70,18 @@ func (p password) matches(plain []byte) bool {
 	return subtle.ConstantTimeCompare(derive(plain, p.Salt), p.Hash) == 1
 }
 
-func passwordFile(name string) string { return filepath.Join(passwordsDir, name+userSuffix) }
+// passwordFile is named so that who reads the directory's names does not learn
+// the users'.
+func (d userDir) passwordFile(name string) string {
+	return filepath.Join(passwordsDir, hex.EncodeToString(d.key.name(name))+userSuffix)
+}
 
 // readPassword returns errNoUser for somebody without one.
 func (d userDir) readPassword(name string) (p password, err error) {
 	if !userName.MatchString(name) {
 		return password{}, errNoUser
 	}
-	file := passwordFile(name)
+	file := d.passwordFile(name)
 	b, err := d.read(file, maxPasswordFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return password{}, errNoUser
@@ -114,7 +118,7 @@ func (s State) SetPassword(name string, plain secret.Bytes) error {
 	if err := d.makeDir(passwordsDir); err != nil {
 		return fail(err)
 	}
-	if err := d.write(passwordFile(name), b); err != nil {
+	if err := d.write(d.passwordFile(name), b); err != nil {
 		return fail(err)
 	}
 	return nil

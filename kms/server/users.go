@@ -220,7 +220,7 @@ func (s State) RemoveUser(name string) error {
 	}
 	// The password first: whatever happens in between, a user who is gone
 	// cannot log in.
-	if err := removeIn(d.dir, passwordFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeIn(d.dir, d.passwordFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fail(err)
 	}
 	if err := removeIn(d.dir, file); err != nil {
