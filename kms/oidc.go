@@ -105,6 +105,15 @@ func (c *Client) authURL(ctx context.Context, op, mount, role, redirect string) 
 	if err != nil {
 		return nil, refusedLogin(err)
 	}
+	if err := f.read(op, answer); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// read fills in what the KMS said. A page that it does not give leaves URL "".
+func (f *Flow) read(op string, answer []byte) error {
+	c := f.c
 	var a struct {
 		Data struct {
 			AuthURL      string `json:"auth_url"`
@@ -114,11 +123,11 @@ func (c *Client) authURL(ctx context.Context, op, mount, role, redirect string) 
 		} `json:"data"`
 	}
 	if err := decode(answer, &a); err != nil {
-		return nil, c.fail(op, ErrMalformed, err.Error())
+		return c.fail(op, ErrMalformed, err.Error())
 	}
 	d := a.Data
 	if d.AuthURL == "" {
-		return f, nil
+		return nil
 	}
 	u, err := url.Parse(d.AuthURL)
 	plain := func(s string) bool {
@@ -126,25 +135,25 @@ func (c *Client) authURL(ctx context.Context, op, mount, role, redirect string) 
 	}
 	switch {
 	case err != nil || len(d.AuthURL) > maxAuthURL || u.Host == "" || u.User != nil || strings.ContainsFunc(d.AuthURL, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return nil, c.fail(op, ErrMalformed, "its login page is not an address")
+		return c.fail(op, ErrMalformed, "its login page is not an address")
 	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())):
-		return nil, c.fail(op, ErrMalformed, "its login page is not https")
+		return c.fail(op, ErrMalformed, "its login page is not https")
 	case !plain(d.UserCode) || !plain(d.State):
-		return nil, c.fail(op, ErrMalformed, "no usable code or state in it")
+		return c.fail(op, ErrMalformed, "no usable code or state in it")
 	}
 	f.URL, f.UserCode, f.state = d.AuthURL, d.UserCode, d.State
 	if d.PollInterval != "" {
 		n, err := strconv.ParseUint(d.PollInterval, 10, 16)
 		f.interval = time.Duration(n) * time.Second
 		if err != nil || n == 0 || f.interval > maxInterval || f.state == "" {
-			return nil, c.fail(op, ErrMalformed, "it does not say how to poll")
+			return c.fail(op, ErrMalformed, "it does not say how to poll")
 		}
-		return f, nil
+		return nil
 	}
 	if f.state = u.Query().Get("state"); f.state == "" || !plain(f.state) {
-		return nil, c.fail(op, ErrMalformed, "its login page has no state")
+		return c.fail(op, ErrMalformed, "its login page has no state")
 	}
-	return f, nil
+	return nil
 }
 
 func isLoopback(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }

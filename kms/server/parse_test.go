@@ -33,7 +33,7 @@ func FuzzRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s, err := Open(Config{Dir: dir, Log: zap.NewNop(), MaxTokens: 1 << 30})
+	s, err := Open(Config{Dir: dir, Log: zap.NewNop(), MaxTokens: 1 << 30, MaxRefused: 1 << 30})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -43,11 +43,12 @@ func FuzzRequest(f *testing.F) {
 		f.Fatal(err)
 	}
 	h := s.Handler()
-	paths := []string{"sys/wrapping/wrap", "sys/wrapping/lookup", "sys/wrapping/unwrap", "auth/token/revoke-accessor", "auth/token/lookup-self", "sys/health", "sys/seal-status", "x"}
+	paths := []string{"sys/wrapping/wrap", "sys/wrapping/lookup", "sys/wrapping/unwrap", "auth/token/revoke-accessor", "auth/token/lookup-self", "sys/health", "sys/seal-status", "x",
+		"auth/token/renew-self", "auth/userpass/login/alice", "auth/userpass/login/A%20B"}
 	f.Fuzz(func(t *testing.T, path uint8, asUser bool, token, ttl string, body []byte) {
 		p := paths[int(path)%len(paths)]
 		method := http.MethodPut
-		if path%8 >= 4 {
+		if path >= 128 {
 			method = http.MethodGet
 		}
 		r := httptest.NewRequest(method, "/v1/"+p, bytes.NewReader(body))
