@@ -12,6 +12,7 @@ import (
 
 	"cloister/mutant"
 	"cloister/noded/handoff"
+	"cloister/noded/helper"
 	"cloister/noded/jobview"
 	"cloister/noded/keyring"
 	"cloister/noded/lockdown"
@@ -208,8 +209,8 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID, Holder: d.holder(l), Crypt: d.policy.Volumes.DMCrypt,
 	})
-	if errors.Is(err, unlock.ErrInUse) {
-		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "wait until that has ended, seal the script again and submit it")
+	if said, ok := errors.AsType[*helper.Error](err); ok && errors.Is(err, unlock.ErrInUse) {
+		return nil, refusal(fmt.Sprintf("volume %s: %s", v.Path, said.Text), "wait until that has ended, seal the script again and submit it")
 	}
 	if err != nil {
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
