@@ -16,6 +16,7 @@ import (
 	"cloister/mutant"
 	"cloister/noded/audit"
 	"cloister/noded/handoff"
+	"cloister/noded/helper"
 	"cloister/noded/jobview"
 	"cloister/noded/keyring"
 	"cloister/noded/lockdown"
@@ -219,8 +220,8 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
 		Job: a.manifest.Job, Known: v.State, Holder: d.holder(l), Crypt: d.policy.Volumes.DMCrypt,
 	})
-	if errors.Is(err, unlock.ErrInUse) {
-		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "wait until that has ended, seal the script again and submit it")
+	if said, ok := errors.AsType[*helper.Error](err); ok && errors.Is(err, unlock.ErrInUse) {
+		return nil, refusal(fmt.Sprintf("volume %s: %s", v.Path, said.Text), "wait until that has ended, seal the script again and submit it")
 	}
 	if err != nil {
 		if v.Mode == sealed.ReadOnly && errors.Is(err, syscall.EIO) {

@@ -18,6 +18,12 @@ import (
 // volume open.
 var ErrInUse = unix.EAGAIN
 
+// An inUseError says only what people need to know.
+type inUseError string
+
+func (e inUseError) Error() string { return string(e) }
+func (inUseError) Unwrap() error   { return ErrInUse }
+
 // note leaves the holder's name on a volume that was just locked. The note is
 // for people: a file system that has no room for one is no error.
 func (o *opening) note() {
@@ -36,7 +42,7 @@ func (o *opening) inUse() error {
 		}
 		return nil
 	})
-	return fmt.Errorf("%w: %s", ErrInUse, held)
+	return inUseError(held)
 }
 
 // asUser does one system call or two with the user's rights to files: root has

@@ -92,7 +92,7 @@ func TestVolumesForReadingAreSharedByNodesAndThoseForWritingNameTheirHolder(t *t
 	}
 	endsAs(t, s, first, "COMPLETED")
 	clean(t, s, cluster.S2)
-	if got, err := s.Results(ctx, "alice", "work.luks", "first.txt"); err != nil || got != "canary\n" {
+	if got, err := s.Results(ctx, "alice", "work.luks", "first.txt"); err != nil || !strings.HasPrefix(got, "canary\n") {
 		t.Errorf("the first job wrote %q, %v", got, err)
 	}
 	if out, err := s.Output(ctx, cluster.Head, holderNote("work.luks")); err != nil || out != "" {
@@ -101,9 +101,10 @@ func TestVolumesForReadingAreSharedByNodesAndThoseForWritingNameTheirHolder(t *t
 }
 
 // holderNote is a script that prints the note on a file of alice's. The guests
-// have no getfattr, but tar.
+// have no getfattr, but Perl: getxattr(2) is number 191 of x86-64.
 func holderNote(name string) string {
-	return "tar --xattrs --xattrs-include='user.cloister.*' --format=pax -cf - -C " + deploy.Home("alice") + " " + name + " | head -c 2048 | grep -ao 'user.cloister.holder=[ -~]*' || true"
+	return `perl -e '($f, $a, $b) = (@ARGV, "\0" x 128); $n = syscall(191, $f, $a, $b, 128); print substr($b, 0, $n) if $n > 0' ` +
+		deploy.Home("alice") + "/" + name + " user.cloister.holder"
 }
 
 func TestVolumesOfANodeThatLostPowerAreFreeAfterTheFileServersLease(t *testing.T) {
@@ -114,7 +115,7 @@ func TestVolumesOfANodeThatLostPowerAreFreeAfterTheFileServersLease(t *testing.T
 	if err := s.Started(ctx, "alice", first, cluster.S2); err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("user.cloister.holder=1 %s %d 20", cluster.S2, first)
+	want := fmt.Sprintf("1 %s %d 20", cluster.S2, first)
 	if out, err := s.Output(ctx, cluster.Head, holderNote("work.luks")); err != nil || !strings.HasPrefix(out, want) {
 		t.Errorf("the note on the volume is %q, want %q…, %v", out, want, err)
 	}
