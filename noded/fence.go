@@ -84,7 +84,7 @@ func (d *Daemon) drainOnce(f *status.Fence) bool {
 	return true
 }
 
-// fence_ is why the node was given up, nil if it was not.
+// givenUp is why the node was given up, nil if it was not.
 func (d *Daemon) givenUp() *status.Fence {
 	d.mu.Lock()
 	defer d.mu.Unlock()
