@@ -40,7 +40,7 @@ func (a *admission) rights() userfile.User {
 }
 
 // admit decides whether the job of a launch may run. It changes nothing.
-func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, err error) {
+func (d *Daemon) admit(ctx context.Context, r *handoff.Request, t *laps) (_ *admission, err error) {
 	a := &admission{request: r}
 	if a.user, err = account.Lookup(r.UID); err != nil {
 		return nil, refusal(err.Error(), "ask the administrator to add you to the secure nodes")
@@ -65,10 +65,12 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, e
 		d.incident("sealed job submitted again", a)
 		return nil, refusal("this sealed job has already run here: each runs once", nextSealAgain)
 	}
+	t.end("verify")
 	if err := d.openFiles(ctx, a); err != nil {
 		a.close()
 		return nil, err
 	}
+	t.end("files")
 	return a, nil
 }
 

@@ -162,6 +162,7 @@ func (d *Daemon) alone(job cgroup.Job) error {
 // while the job runs, the session is left as it is for the next noded.
 func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Logger) {
 	started := time.Now()
+	l.laps.begin()
 	setup, cancel := context.WithTimeoutCause(ctx, admitLimit, errors.New("the launch took too long"))
 	defer cancel()
 	// When slurmstepd dies, nothing of the job may start any more.
@@ -180,7 +181,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		case <-setup.Done():
 		}
 	}()
-	a, group, err := d.consider(setup, c)
+	a, group, err := d.consider(setup, c, l)
 	if err != nil {
 		d.refuse(c, log, "admit", err)
 		return
@@ -199,12 +200,13 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		return
 	}
 	l.unlock()
+	l.laps.end("keep")
 	if err := c.Admit(d.answer(a, l.view)); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
 		d.finish(c, l, steps, outcome{err: err}, log)
 		return
 	}
-	log.Info("started", zap.Duration("took", time.Since(started)))
+	log.Info("started", zap.Duration("took", time.Since(started)), zap.Object("parts", l.laps.take()))
 	a.close() // the loop devices have the volumes now, and their locks
 	o := d.awaitEnd(l, ended)
 	if ctx.Err() != nil {
@@ -252,7 +254,7 @@ func (o outcome) tell() []string {
 const noArray = 0xfffffffe
 
 // consider admits the job if it may run and the node is free for it.
-func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgroup.Job, error) {
+func (d *Daemon) consider(ctx context.Context, c *handoff.Conn, l *live) (*admission, cgroup.Job, error) {
 	if id := c.Request.ArrayJob; id != 0 && id != noArray {
 		return nil, cgroup.Job{}, refusal("a sealed job runs once and cannot be an array", "submit it without --array; seal one job for each task")
 	}
@@ -263,19 +265,20 @@ func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgr
 	if err := d.alone(group); err != nil {
 		return nil, group, err
 	}
-	a, err := d.admit(ctx, &c.Request)
+	a, err := d.admit(ctx, &c.Request, &l.laps)
 	return a, group, err
 }
 
 // finish undoes a session and tells slurmstepd, if it is still there.
 func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcome, log *zap.Logger) {
 	began := time.Now()
+	l.laps.begin()
 	if err := d.undo(l, steps); err != nil {
 		d.fence(log, err)
 		_ = c.Fenced("the node could not be cleaned and was taken out of service; your data stays locked in", "tell the administrator: "+d.node+" is drained")
 		return
 	}
-	log.Info("released", zap.Duration("took", time.Since(began)))
+	log.Info("released", zap.Duration("took", time.Since(began)), zap.Object("parts", l.laps.take()))
 	if o.unsaid() {
 		d.cancel(l.slurmJob, log)
 	}

@@ -46,6 +46,7 @@ type live struct {
 	view      *jobview.View
 	stepKey   stepproof.Key
 	door      door
+	laps      laps
 
 	// stopped is closed when the node can't keep the session; why says so.
 	stop    sync.Once
@@ -58,7 +59,7 @@ type live struct {
 // work from the record.
 func (d *Daemon) steps(l *live, a *admission) []session.Step {
 	dir := d.path("session-" + l.record.ID)
-	return []session.Step{
+	return l.timed([]session.Step{
 		{
 			Name: stepImage,
 			Do:   func(context.Context, session.Saver) error { return d.takeImage(dir, l, a) },
@@ -105,7 +106,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				return errors.Join(l.record.Cgroup.EndSteps(ctx), keyring.Wipe(ctx, l.record.UID, l.record.GID))
 			},
 		},
-	}
+	})
 }
 
 // lockNode closes the network and the doors, and ends what others run here.
@@ -120,12 +121,15 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	if err := save(); err != nil {
 		return err
 	}
+	l.laps.end("survey")
 	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {
 		return err
 	}
+	l.laps.end("network")
 	if err := d.doors.Close(ctx, doors); err != nil {
 		return err
 	}
+	l.laps.end("doors")
 	ended, err := lockdown.EndForeign(ctx, l.record.UID, l.record.Cgroup.Path())
 	for _, p := range ended {
 		d.log.Info("ended a process that does not belong to the job", zap.Stringer("process", p))
