@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/secret"
 )
 
 // The device-mapper's control interface, linux/dm-ioctl.h.
@@ -18,8 +21,10 @@ const (
 	dmTarget  = 40  // sizeof(struct dm_target_spec)
 	dmName    = 12  // offsetof(struct dm_name_list, name)
 	dmNameMax = 128 // DM_NAME_LEN
+	dmUUIDMax = 129 // DM_UUID_LEN
 
 	dmListDevices = 2
+	dmDevCreate   = 3
 	dmDevRemove   = 4
 	dmDevSuspend  = 6
 	dmDevStatus   = 7
@@ -31,6 +36,7 @@ const (
 	dmBufferFull     = 1 << 8
 	dmSkipLockFS     = 1 << 10
 	dmNoFlush        = 1 << 11
+	dmSecureData     = 1 << 15 // the kernel wipes its copy of the message
 	dmDeferredRemove = 1 << 17
 )
 
@@ -71,6 +77,22 @@ func State(name string) (Status, error) {
 	return Active, nil
 }
 
+// Path is the device of a mapping.
+func Path(name string) (string, error) {
+	reply, err := command(dmDevStatus, name, 0, nil)
+	if errors.Is(err, unix.ENXIO) {
+		err = ErrNotActive
+	}
+	if err != nil {
+		return "", fmt.Errorf("device of mapping %s: %w", name, err)
+	}
+	return reply.path(), nil
+}
+
+// Close removes the mapping, finished or not. The error wraps ErrBusy or
+// ErrNotActive where that is the cause.
+func Close(name string) error { return remove(name) }
+
 // remove takes away name, with the table that it has or was to have.
 func remove(name string) error {
 	_, err := command(dmDevRemove, name, 0, nil)
@@ -81,7 +103,7 @@ func remove(name string) error {
 		err = ErrBusy
 	}
 	if err != nil {
-		return fmt.Errorf("removing mapping %s: %w", name, err)
+		return fmt.Errorf("closing %s: %w", name, err)
 	}
 	return nil
 }
@@ -91,6 +113,11 @@ type message []byte
 
 func (m message) openCount() uint32 { return binary.NativeEndian.Uint32(m[24:]) }
 func (m message) flags() uint32     { return binary.NativeEndian.Uint32(m[28:]) }
+
+// path is the device's node, which the kernel makes (devtmpfs).
+func (m message) path() string {
+	return "/dev/dm-" + strconv.FormatUint(uint64(unix.Minor(binary.NativeEndian.Uint64(m[40:]))), 10)
+}
 
 // names decodes a chain of struct dm_name_list: device number, distance to the
 // next, name.
@@ -120,7 +147,20 @@ func (m message) names() ([]string, error) {
 // command sends a command of the control interface, about name unless that is
 // empty, with data after the header.
 func command(number uintptr, name string, flags uint32, data []byte) (message, error) {
-	if len(name) >= dmNameMax {
+	return ask(request{number: number, name: name, flags: flags, data: data})
+}
+
+// A request is one command of the control interface and what goes with it.
+type request struct {
+	number     uintptr
+	name, uuid string
+	flags      uint32
+	event      uint32 // what udev gets as DM_COOKIE
+	data       []byte // after the header; wiped from the message if flags say dmSecureData
+}
+
+func ask(r request) (message, error) {
+	if len(r.name) >= dmNameMax || len(r.uuid) >= dmUUIDMax {
 		return nil, unix.ENAMETOOLONG
 	}
 	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
@@ -128,20 +168,27 @@ func command(number uintptr, name string, flags uint32, data []byte) (message, e
 		return nil, err
 	}
 	defer control.Close()
-	m := make(message, dmHeader+len(data))
+	whole := secret.Alloc(dmHeader + len(r.data))
+	m := message(whole.Reveal())
 	le := binary.NativeEndian
 	le.PutUint32(m[0:], 4) // interface version 4.0.0, as every kernel accepts
 	le.PutUint32(m[12:], uint32(len(m)))
 	le.PutUint32(m[16:], dmHeader)
-	if number == dmTableLoad {
+	if r.number == dmTableLoad {
 		le.PutUint32(m[20:], 1) // target
 	}
-	le.PutUint32(m[28:], flags)
-	copy(m[48:], name)
-	copy(m[dmHeader:], data)
+	le.PutUint32(m[28:], r.flags)
+	le.PutUint32(m[32:], r.event)
+	copy(m[48:], r.name)
+	copy(m[48+dmNameMax:], r.uuid)
+	copy(m[dmHeader:], r.data)
 	const readWrite, magic = 3, 0xfd // _IOWR(DM_IOCTL, number, struct dm_ioctl)
-	request := readWrite<<30 | dmHeader<<16 | magic<<8 | number
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), request, uintptr(unsafe.Pointer(&m[0]))); errno != 0 {
+	command := readWrite<<30 | dmHeader<<16 | magic<<8 | r.number
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), command, uintptr(unsafe.Pointer(&m[0])))
+	if r.flags&dmSecureData != 0 {
+		clear(m[dmHeader:])
+	}
+	if errno != 0 {
 		return nil, errno
 	}
 	return m, nil

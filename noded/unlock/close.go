@@ -62,20 +62,25 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 
 // closeDevice removes one mapping, by force if it is in use when the time is up.
 func closeDevice(name string, until time.Time) (forced bool, err error) {
-	state, err := cryptsetup.State(name)
-	for err == nil && state == cryptsetup.Busy && time.Now().Before(until) {
-		time.Sleep(busyPoll)
-		state, err = cryptsetup.State(name)
-	}
-	if err != nil || state == cryptsetup.Inactive {
-		return false, err
-	}
-	if state != cryptsetup.Busy {
-		flush(name)
-		err = cryptsetup.Close(name)
-		if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
-			return false, nil
+	for {
+		state, err := cryptsetup.State(name)
+		if err != nil || state == cryptsetup.Inactive {
+			return false, err
 		}
+		if state != cryptsetup.Busy {
+			flush(name)
+			err = cryptsetup.Close(name)
+			if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
+				return false, nil
+			}
+			if !errors.Is(err, cryptsetup.ErrBusy) {
+				break
+			}
+		}
+		if time.Now().After(until) {
+			break
+		}
+		time.Sleep(busyPoll)
 	}
 	err = cryptsetup.ForceClose(name)
 	switch {
@@ -91,7 +96,11 @@ func closeDevice(name string, until time.Time) (forced bool, err error) {
 // write need not have carried one). A failure is the file server's to report:
 // the data is as safe as it can be made from here.
 func flush(name string) {
-	if f, err := os.OpenFile("/dev/mapper/"+name, os.O_RDWR, 0); err == nil {
+	path, err := cryptsetup.Path(name)
+	if err != nil {
+		return // gone, or still unfinished: nothing was written to it
+	}
+	if f, err := os.OpenFile(path, os.O_RDWR, 0); err == nil {
 		f.Sync()
 		f.Close()
 	}

@@ -148,7 +148,7 @@ func (o *opening) openVerity(data string, p parameters) (string, error) {
 		return "", fmt.Errorf("payload of %d bytes is no whole number of %d-byte blocks", p.size, v.DataBlockSize)
 	}
 	n := name(o.Session, o.Index, verity)
-	err = cryptsetup.OpenVerity(cryptsetup.Verity{
+	device, err := cryptsetup.OpenVerity(cryptsetup.Verity{
 		Name: n, Data: data, Hash: tree.Name(), HashOffset: 0,
 		Algorithm: v.Algorithm, RootHash: root, Salt: salt,
 		DataBlockSize: uint32(v.DataBlockSize), HashBlockSize: uint32(v.HashBlockSize),
@@ -158,7 +158,7 @@ func (o *opening) openVerity(data string, p parameters) (string, error) {
 		return "", err
 	}
 	o.names = append(o.names, n)
-	return "/dev/mapper/" + n, nil
+	return device, nil
 }
 
 func (o *opening) openCrypt(device string, p parameters) (string, error) {
@@ -166,7 +166,7 @@ func (o *opening) openCrypt(device string, p parameters) (string, error) {
 		return device, nil
 	}
 	n := name(o.Session, o.Index, crypt)
-	err := cryptsetup.OpenCrypt(cryptsetup.Crypt{
+	mapped, err := cryptsetup.OpenCrypt(cryptsetup.Crypt{
 		Name: n, Device: device, Cipher: p.cipher, Key: o.key,
 		Offset: 0, Size: uint64(p.size) / unit, SectorSize: uint32(p.sectorSize), ReadOnly: o.ReadOnly,
 	})
@@ -174,7 +174,7 @@ func (o *opening) openCrypt(device string, p parameters) (string, error) {
 		return "", err
 	}
 	o.names = append(o.names, n)
-	return "/dev/mapper/" + n, nil
+	return mapped, nil
 }
 
 // mount mounts ext4 detached. A read-only volume whose journal needs recovery

@@ -15,8 +15,7 @@
 // it in the job view.
 //
 // All of it runs in helper processes with a deadline (package helper), because
-// every step reads or writes a file on a file server that may be dead, and
-// because libcryptsetup then cannot take the daemon with it.
+// every step reads or writes a file on a file server that may be dead.
 //
 // Device names are cloister-SESSION-INDEX-crypt and -verity. Close works from
 // the names alone, so a daemon that was killed at any point can clean up.

@@ -156,7 +156,8 @@ func (in *installer) nodes(ctx context.Context) error {
 			in.file("allowed_signers"):                                      "/etc/cloister/allowed_signers",
 			in.file("identity-" + node):                                     "/etc/cloister/identity",
 			in.file("kms-ca.pem"):                                           "/etc/cloister/kms-ca.pem",
-			in.keyring:                                                      "/etc/cloister/image-keys.asc",
+			filepath.Join(in.top, "systemd/54-cloister.rules"):              "/etc/udev/rules.d/54-cloister.rules",
+			in.keyring: "/etc/cloister/image-keys.asc",
 		}); err != nil {
 			return err
 		}
