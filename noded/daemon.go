@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cloister/noded/handoff"
+	"cloister/noded/helper"
 	"cloister/noded/lockdown"
 	"cloister/noded/redeem"
 	"cloister/noded/replay"
@@ -149,10 +150,15 @@ func (d *Daemon) openNetwork(ctx context.Context) error {
 	return d.filter.Release(ctx)
 }
 
+// spareHelpers are started ahead: what a session with one volume to open and
+// one to make takes before its script starts. An idle one takes about 2 MB.
+const spareHelpers = 5
+
 // Serve answers launches until ctx ends. A running session goes on without
 // the daemon: its descriptors are in systemd's store.
 func (d *Daemon) Serve(ctx context.Context, s *handoff.Server) error {
 	d.status()
+	helper.Keep(spareHelpers)
 	defer d.adopted.Wait()
 	return s.Serve(ctx, d.launch)
 }
