@@ -108,8 +108,10 @@ func (d *Daemon) Start(ctx context.Context) error {
 		if err := d.lockForGood(ctx); err != nil {
 			return fmt.Errorf("locking a dedicated node: %w", err)
 		}
+		return nil
 	}
-	return nil
+	// So that no session has to: it makes systemd read all of its units anew.
+	return d.doors.Prepare(ctx)
 }
 
 func (d *Daemon) dedicated() bool { return d.policy.Class == policy.Dedicated }
@@ -120,11 +122,10 @@ func (d *Daemon) lockForGood(ctx context.Context) error {
 	if err := d.lockNetwork(ctx, d.lock); err != nil {
 		return err
 	}
-	doors, err := d.doors.Survey(ctx)
-	if err != nil {
+	if err := d.doors.Prepare(ctx); err != nil {
 		return err
 	}
-	if err := d.doors.Close(ctx, doors); err != nil {
+	if err := d.doors.Close(ctx); err != nil {
 		return err
 	}
 	d.watchClosed(ctx)

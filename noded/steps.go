@@ -126,7 +126,7 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 		return err
 	}
 	l.laps.end("network")
-	if err := d.doors.Close(ctx, doors); err != nil {
+	if err := d.doors.Close(ctx); err != nil {
 		return err
 	}
 	l.laps.end("doors")
@@ -137,6 +137,7 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	if err != nil {
 		return err
 	}
+	l.laps.end("foreign")
 	if exposed, err := d.filter.Exposed(ctx, d.lock.InSession()); err != nil {
 		return err
 	} else if len(exposed) > 0 {

@@ -21,7 +21,7 @@ import (
 // start processes, and the logins that came through them. Needs root on the
 // system bus.
 type Doors struct {
-	// Units to stop and mask; a template ("getty@.service") stands for all of
+	// Units to stop and keep from starting; a template ("getty@.service") stands for all of
 	// its instances. User managers are always among them.
 	Units []string
 	// KeepConsole spares root's sessions on a seat: the policy leaves a
@@ -48,35 +48,54 @@ type DoorState struct {
 // A UnitState is one door as it was.
 type UnitState struct {
 	Name    string   `json:"name"`              // as in Doors.Units
-	Masked  bool     `json:"masked,omitempty"`  // it was masked: leave it so
 	Running []string `json:"running,omitempty"` // it or its instances, to start again
 }
 
-// Survey reads what the doors are now and changes nothing. It must not be
-// called while they are closed: a session that is taken up again has the state
-// in its journal. It fails where Close could not do its work.
-func (d Doors) Survey(ctx context.Context) (DoorState, error) {
-	c, err := systemd.NewSystemConnectionContext(ctx)
+// connect reaches systemd over the system bus. Calls and announcements share a
+// connection: making one takes an emulated guest 30 ms.
+func connect(ctx context.Context) (*systemd.Conn, error) {
+	var bus *dbus.Conn
+	c, err := systemd.NewConnection(func() (_ *dbus.Conn, err error) {
+		if bus == nil {
+			bus, err = dbus.ConnectSystemBus(dbus.WithContext(ctx))
+		}
+		return bus, err
+	})
 	if err != nil {
-		return DoorState{}, fmt.Errorf("surveying the doors: reaching systemd: %w", err)
+		return nil, fmt.Errorf("reaching systemd: %w", err)
+	}
+	return c, nil
+}
+
+// Survey reads what the doors are now and makes sure that they can be closed;
+// it closes nothing. It fails where Close could not do its work.
+func (d Doors) Survey(ctx context.Context) (DoorState, error) {
+	s, err := d.survey(ctx)
+	if err != nil {
+		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
+	}
+	return s, nil
+}
+
+func (d Doors) survey(ctx context.Context) (DoorState, error) {
+	c, err := connect(ctx)
+	if err != nil {
+		return DoorState{}, err
 	}
 	defer c.Close()
 	names := d.names()
-	files, err := unitFiles(ctx, c, names)
-	if err != nil {
-		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
+	plain, _ := sorted(names)
+	if err := d.guard(ctx, c, plain); err != nil {
+		return DoorState{}, err
 	}
 	running, err := runningUnits(ctx, c, names)
 	if err != nil {
-		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
+		return DoorState{}, err
 	}
 	var s DoorState
 	seen := map[string]bool{} // ssh.service and its alias sshd.service are one
 	for _, name := range names {
-		u := UnitState{Name: name, Masked: isMasked(files[name])}
-		if err := maskable(files[name]); err != nil {
-			return DoorState{}, fmt.Errorf("surveying the doors: %s: %w", name, err)
-		}
+		u := UnitState{Name: name}
 		for _, r := range running[name] {
 			if seen[r] {
 				continue
@@ -84,7 +103,7 @@ func (d Doors) Survey(ctx context.Context) (DoorState, error) {
 			seen[r] = true
 			again, err := startsAgain(ctx, c, name, r)
 			if err != nil {
-				return DoorState{}, fmt.Errorf("surveying the doors: %s: %w", r, err)
+				return DoorState{}, fmt.Errorf("%s: %w", r, err)
 			}
 			if again {
 				u.Running = append(u.Running, r)
@@ -110,46 +129,37 @@ func (d Doors) names() []string {
 	return out
 }
 
-// Close masks and stops the units of s, which Survey returned, ends the
-// logins, and kills what they leave behind. On an error some doors may be
-// open and some closed; the caller undoes it by Open.
-func (d Doors) Close(ctx context.Context, s DoorState) error {
-	return d.close(ctx, s.toMask())
-}
-
-func (d Doors) close(ctx context.Context, mask []string) error {
-	c, err := systemd.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return fmt.Errorf("closing the doors: reaching systemd: %w", err)
-	}
-	defer c.Close()
-	if len(mask) > 0 {
-		if _, err := c.MaskUnitFilesContext(ctx, mask, true, false); err != nil {
-			return fmt.Errorf("closing the doors: masking %s: %w", strings.Join(mask, ", "), err)
-		}
-		if err := c.ReloadContext(ctx); err != nil {
-			return fmt.Errorf("closing the doors: making systemd see the masks: %w", err)
-		}
-	}
-	names := d.names()
-	if open, err := unmasked(ctx, c, names); err != nil {
-		return fmt.Errorf("closing the doors: %w", err)
-	} else if len(open) > 0 {
-		return fmt.Errorf("closing the doors: systemd was asked to mask %s and did not", strings.Join(open, ", "))
-	}
-	if err := stopUnits(ctx, c, names); err != nil {
-		return fmt.Errorf("closing the doors: %w", err)
-	}
-	if err := d.endSessions(ctx); err != nil {
-		return fmt.Errorf("closing the doors: %w", err)
-	}
-	if err := d.endLeftBehind(ctx); err != nil {
+// Close keeps the units from starting and stops them, ends the logins, and
+// kills what they leave behind. Survey must have gone before. On an error some
+// doors may be open and some closed; the caller undoes it by Open.
+func (d Doors) Close(ctx context.Context) error {
+	if err := d.close(ctx); err != nil {
 		return fmt.Errorf("closing the doors: %w", err)
 	}
 	return nil
 }
 
-// Open takes away the masks that Close made and starts what ran before. It is
+func (d Doors) close(ctx context.Context) error {
+	// First: what starts from now on is refused by systemd, what started
+	// before is found below.
+	if err := shutGuards(); err != nil {
+		return err
+	}
+	c, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := stopUnits(ctx, c, d.names()); err != nil {
+		return err
+	}
+	if err := d.endSessions(ctx); err != nil {
+		return err
+	}
+	return d.endLeftBehind(ctx)
+}
+
+// Open lets the units start again and starts what ran before. It is
 // safe to run twice, and after a Close that came to do nothing or half. It
 // tries every unit before it returns an error.
 //
@@ -175,19 +185,14 @@ func isWithoutBus(err error) bool {
 }
 
 func (d Doors) open(ctx context.Context, s DoorState) error {
-	c, err := systemd.NewSystemConnectionContext(ctx)
+	if err := openGuards(); err != nil {
+		return fmt.Errorf("opening the doors: %w", err)
+	}
+	c, err := connect(ctx)
 	if err != nil {
-		return fmt.Errorf("opening the doors: reaching systemd: %w", err)
+		return fmt.Errorf("opening the doors: %w", err)
 	}
 	defer c.Close()
-	if names := s.toMask(); len(names) > 0 {
-		if _, err := c.UnmaskUnitFilesContext(ctx, names, true); err != nil {
-			return fmt.Errorf("opening the doors: unmasking %s: %w", strings.Join(names, ", "), err)
-		}
-		if err := c.ReloadContext(ctx); err != nil {
-			return fmt.Errorf("opening the doors: making systemd see the units: %w", err)
-		}
-	}
 	var failed []error
 	for _, u := range s.Units {
 		for _, r := range u.Running {
@@ -200,43 +205,71 @@ func (d Doors) open(ctx context.Context, s DoorState) error {
 }
 
 // Check names the doors that are open although Close closed them: units that
-// run again or whose mask is gone. None means that all is shut.
+// run again or could be started. None means that all is shut.
 func (d Doors) Check(ctx context.Context) ([]string, error) {
-	open, _, err := d.inspect(ctx)
-	return open, err
+	open, err := d.inspect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("checking the doors: %w", err)
+	}
+	return open, nil
 }
 
-// inspect is Check, with the names of the units that have no mask.
-func (d Doors) inspect(ctx context.Context) (open, bare []string, err error) {
-	c, err := systemd.NewSystemConnectionContext(ctx)
+func (d Doors) inspect(ctx context.Context) (open []string, err error) {
+	c, err := connect(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("checking the doors: reaching systemd: %w", err)
+		return nil, err
 	}
 	defer c.Close()
 	names := d.names()
-	if bare, err = unmasked(ctx, c, names); err != nil {
-		return nil, nil, fmt.Errorf("checking the doors: %w", err)
-	}
 	running, err := runningUnits(ctx, c, names)
 	if err != nil {
-		return nil, nil, fmt.Errorf("checking the doors: %w", err)
+		return nil, err
 	}
 	for _, n := range names {
 		for _, r := range running[n] {
-			open = append(open, r+" runs")
-		}
-		if slices.Contains(bare, n) {
-			open = append(open, n+" is not masked")
+			if runs := r + " runs"; !slices.Contains(open, runs) { // not again by an alias
+				open = append(open, runs)
+			}
 		}
 	}
-	return open, bare, nil
+	if shut, err := guardsShut(); err != nil {
+		return nil, err
+	} else if !shut {
+		open = append(open, closedFile+" is gone")
+	}
+	if missing, err := d.guardsMissing(); err != nil {
+		return nil, err
+	} else if len(missing) > 0 {
+		open = append(open, "the guard of "+strings.Join(missing, ", ")+" is gone")
+	}
+	plain, _ := sorted(names)
+	list, err := statusOf(ctx, c, plain)
+	if err != nil {
+		return nil, err
+	}
+	bare, err := unguarded(ctx, c, list)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range bare {
+		open = append(open, u+" has no guard")
+	}
+	return open, nil
 }
 
-func (s DoorState) toMask() (out []string) {
-	for _, u := range s.Units {
-		if !u.Masked {
-			out = append(out, u.Name)
-		}
+// closeAgain closes what inspect found open: guards that were taken away are
+// put back first.
+func (d Doors) closeAgain(ctx context.Context) error {
+	if err := shutGuards(); err != nil {
+		return err
 	}
-	return out
+	c, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := d.guard(ctx, c, probed(d.names())); err != nil {
+		return err
+	}
+	return d.close(ctx)
 }

@@ -30,7 +30,7 @@ var doorsPatience = 10 * time.Second
 const lookLimit = 30 * time.Second
 
 // Watch keeps closed what Close closed until ctx ends. Whenever systemd or
-// logind announces something that could open a door, it looks, and masks,
+// logind announces something that could open a door, it looks, and guards,
 // stops and ends again. report hears of each door that was open, in words for
 // a record, from Watch's own goroutine.
 //
@@ -75,7 +75,7 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 
 // subscribe asks for the announcements of systemd and logind. Those of units
 // and of their properties are not among them: every start has a job, and a look
-// at a masked unit makes systemd load it, announce it and forget it again.
+// at a unit that nothing needs makes systemd load it, announce it and forget it again.
 func subscribe(ctx context.Context, bus *dbus.Conn) error {
 	rules := [][]dbus.MatchOption{
 		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, systemdName)},
@@ -165,7 +165,7 @@ func (d Doors) shut(ctx context.Context, report func(string)) error {
 	if mutant.Removed(mutant.DoorsWatch) {
 		return nil
 	}
-	open, bare, err := d.inspect(ctx)
+	open, err := d.inspect(ctx)
 	if err == nil {
 		var in []string
 		in, err = d.loggedIn(ctx)
@@ -181,7 +181,7 @@ func (d Doors) shut(ctx context.Context, report func(string)) error {
 		report(fmt.Sprintf("the doors cannot be seen: %v", err))
 		return err
 	}
-	if err := d.close(ctx, bare); err != nil {
+	if err := d.closeAgain(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil
 		}

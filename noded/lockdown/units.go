@@ -12,45 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unitFiles finds the file of each unit; one that has none is missing.
-func unitFiles(ctx context.Context, c *systemd.Conn, names []string) (map[string]systemd.UnitFile, error) {
-	list, err := c.ListUnitFilesByPatternsContext(ctx, nil, names)
-	if err != nil {
-		return nil, fmt.Errorf("listing unit files: %w", err)
-	}
-	files := map[string]systemd.UnitFile{}
-	for _, f := range list {
-		files[path.Base(f.Path)] = f
-	}
-	return files, nil
-}
-
-// unmasked lists the units that could be started. A template has no load state
-// of its own, only a file.
-func unmasked(ctx context.Context, c *systemd.Conn, names []string) ([]string, error) {
-	files, err := unitFiles(ctx, c, names)
-	if err != nil {
-		return nil, err
-	}
-	plain, templates := sorted(names)
-	list, err := statusOf(ctx, c, plain)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for i, n := range plain {
-		if !slices.Contains(cannotStart, list[i].LoadState) {
-			out = append(out, n)
-		}
-	}
-	for _, n := range templates {
-		if !isMasked(files[n]) {
-			out = append(out, n)
-		}
-	}
-	return out, nil
-}
-
 // sorted parts templates from other units.
 func sorted(names []string) (plain, templates []string) {
 	for _, n := range names {
@@ -82,26 +43,9 @@ func statusOf(ctx context.Context, c *systemd.Conn, units []string) ([]systemd.U
 	return list, nil
 }
 
-// isMasked: systemd's states are masked and masked-runtime.
-func isMasked(f systemd.UnitFile) bool { return strings.HasPrefix(f.Type, "masked") }
-
-// isAlias is another name of a unit. Debian's /etc/systemd/system/sshd.service
-// points to ssh.service, and what it points to is masked by its own name.
-func isAlias(f systemd.UnitFile) bool { return f.Type == "alias" }
-
-// cannotStart are the load states of a unit that systemd will not start. An
-// alias in /etc/systemd/system whose own name is masked too is an "error":
-// two names that lead to different places.
+// cannotStart are the load states of a unit that systemd will not start,
+// whatever guards it.
 var cannotStart = []string{"masked", "error", "not-found", "bad-setting"}
-
-// maskable refuses a unit that a run-time mask would not stop: systemd looks
-// into /etc/systemd/system before /run/systemd/system (systemd.unit(5)).
-func maskable(f systemd.UnitFile) error {
-	if !isMasked(f) && !isAlias(f) && path.Dir(f.Path) == "/etc/systemd/system" {
-		return fmt.Errorf("%s would win against a run-time mask: move the file to /usr/local/lib/systemd/system", f.Path)
-	}
-	return nil
-}
 
 // notDown are the states in which a unit has, or may get, processes.
 var notDown = []string{"active", "activating", "reloading", "refreshing", "deactivating"}
