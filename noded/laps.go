@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Laps are how long the parts of a session took, in the order in which they
+// laps are how long the parts of a session took, in the order in which they
 // ended. They are in the log lines "started" and "released", in seconds.
 type laps struct {
 	mu   sync.Mutex
@@ -24,11 +24,11 @@ type lap struct {
 	took time.Duration
 }
 
-// begin starts the clock of the next part.
-func (l *laps) begin() {
+// begin starts the clock of the next part, which began at t.
+func (l *laps) begin(t time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.last = time.Now()
+	l.last = t
 }
 
 // end says what the time since begin, or since the last end, went into.

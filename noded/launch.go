@@ -25,6 +25,7 @@ const admitLimit = 110 * time.Second
 
 // launch answers one launch and, for an admitted job, stays until its end.
 func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
+	began := time.Now()
 	r := &c.Request
 	log := d.log.With(zap.Uint32("job", r.Job), zap.Uint32("step", r.Step), zap.Uint32("uid", r.UID))
 	if reason := d.unfit(r.Secure); reason != "" {
@@ -41,7 +42,9 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 		return
 	}
 	d.status()
-	d.run(ctx, c, l, log)
+	l.laps.begin(began)
+	l.laps.end("check")
+	d.run(ctx, c, l, began, log)
 	overwriteFreed()
 	d.release(l)
 	d.status()
@@ -159,10 +162,9 @@ func (d *Daemon) alone(job cgroup.Job) error {
 }
 
 // run admits the job, waits for its end and undoes everything. If ctx ends
-// while the job runs, the session is left as it is for the next noded.
-func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Logger) {
-	started := time.Now()
-	l.laps.begin()
+// while the job runs, the session is left as it is for the next noded. started
+// is when the launch was read.
+func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time.Time, log *zap.Logger) {
 	setup, cancel := context.WithTimeoutCause(ctx, admitLimit, errors.New("the launch took too long"))
 	defer cancel()
 	// When slurmstepd dies, nothing of the job may start any more.
@@ -272,7 +274,7 @@ func (d *Daemon) consider(ctx context.Context, c *handoff.Conn, l *live) (*admis
 // finish undoes a session and tells slurmstepd, if it is still there.
 func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcome, log *zap.Logger) {
 	began := time.Now()
-	l.laps.begin()
+	l.laps.begin(began)
 	if err := d.undo(l, steps); err != nil {
 		d.fence(log, err)
 		_ = c.Fenced("the node could not be cleaned and was taken out of service; your data stays locked in", "tell the administrator: "+d.node+" is drained")

@@ -1,13 +1,13 @@
 package noded
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"cloister/mutant"
@@ -72,17 +72,18 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		},
 		{
 			Name: stepKeys,
-			Do: func(ctx context.Context, _ session.Saver) (err error) {
-				l.secrets, err = d.redeem(ctx, a)
-				return err
+			Do:   func(ctx context.Context, _ session.Saver) error { return d.takeKeys(ctx, l, a) },
+			Undo: func(ctx context.Context) error {
+				l.wipe()
+				d.removeFiles(ctx, a)
+				return nil
 			},
-			Undo: func(context.Context) error { l.wipe(); return nil },
 		},
 		{
 			Name: stepUnlock,
 			Do: func(ctx context.Context, _ session.Saver) error {
 				defer l.wipe() // the kernel has the keys now, or nobody
-				return d.openVolumes(ctx, l, a)
+				return errors.Join(d.openVolumes(ctx, l, a), <-a.claimed)
 			},
 			Undo: func(ctx context.Context) error {
 				l.closeMounts()
@@ -163,9 +164,8 @@ func (d *Daemon) openNode(ctx context.Context, l *live) error {
 	return errors.Join(d.openNetwork(ctx), d.doors.Open(ctx, doors))
 }
 
-// openVolumes makes the results volumes and opens all of them, side by side:
-// most of the time goes into waiting for the kernel and udev. If one fails,
-// those that were made are removed again, for they are empty.
+// openVolumes opens all volumes, side by side: much of the time goes into
+// waiting for the file server.
 func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 	n := len(a.manifest.Volumes)
 	opened, failed := make([]*unlock.Opened, n), make([]error, n)
@@ -179,32 +179,59 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 			l.opened = append(l.opened, o)
 		}
 	}
-	i := slices.IndexFunc(failed, func(err error) bool { return err != nil })
-	if i < 0 {
-		return nil
-	}
-	l.closeMounts()
-	err := unlock.Close(ctx, l.record.ID)
+	err := cmp.Or(failed...)
+	a.inUse = err == nil
+	return err
+}
+
+// takeKeys gets the keys and makes the files of the results volumes meanwhile:
+// the one waits for the key server, the other for the file server.
+func (d *Daemon) takeKeys(ctx context.Context, l *live, a *admission) (err error) {
+	made := make(chan error, 1)
+	go func() { made <- d.makeFiles(ctx, a) }()
+	l.secrets, err = d.redeem(ctx, a)
+	return cmp.Or(err, <-made)
+}
+
+// makeFiles makes the files of the volumes that are made here, side by side.
+func (d *Daemon) makeFiles(ctx context.Context, a *admission) error {
+	failed := make([]error, len(a.manifest.Volumes))
+	var all sync.WaitGroup
 	for i, v := range a.manifest.Volumes {
-		if v.Create && a.volumes[i] != nil {
-			err = errors.Join(err, userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]))
+		if !v.Create {
+			continue
+		}
+		all.Go(func() {
+			f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.PayloadOffset+v.Pinned.PayloadSize)
+			if err != nil {
+				failed[i] = refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
+				return
+			}
+			a.volumes[i] = f
+		})
+	}
+	all.Wait()
+	return cmp.Or(failed...)
+}
+
+// removeFiles takes back what makeFiles made, unless volumes came of it: the
+// files are empty, and would be in the way of another try.
+func (d *Daemon) removeFiles(ctx context.Context, a *admission) {
+	if a == nil || a.inUse {
+		return
+	}
+	for i, v := range a.manifest.Volumes {
+		if !v.Create || a.volumes[i] == nil {
+			continue
+		}
+		if err := userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]); err != nil {
+			d.log.Warn("taking back a volume that was made", zap.Error(err))
 		}
 	}
-	if err != nil {
-		d.log.Warn("taking back volumes that were made", zap.Error(err))
-	}
-	return failed[i]
 }
 
 func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (*unlock.Opened, error) {
 	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
-	if v.Create {
-		f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.PayloadOffset+v.Pinned.PayloadSize)
-		if err != nil {
-			return nil, refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
-		}
-		a.volumes[i] = f
-	}
 	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
