@@ -87,7 +87,9 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			},
 			Undo: func(ctx context.Context) error {
 				l.closeMounts()
-				return unlock.Close(ctx, l.record.ID)
+				flushed, err := unlock.Release(ctx, l.record.ID)
+				l.laps.set("flush", flushed)
+				return err
 			},
 		},
 		{

@@ -24,18 +24,19 @@ type closeRequest struct {
 
 // closeReply: Forced lists the devices that were in use.
 type closeReply struct {
-	Forced []string `json:"forced"`
+	Forced  []string      `json:"forced"`
+	Flushed time.Duration `json:"flushed"` // of it all, what storing the volumes' own data took
 }
 
-func closeNames(ctx context.Context, names []string) error {
+func closeNames(ctx context.Context, names []string) (flushed time.Duration, err error) {
 	var reply closeReply
 	if _, err := verbClose.Run(ctx, nil, closeRequest{names}, nil, &reply); err != nil {
-		return err
+		return 0, err
 	}
 	if len(reply.Forced) > 0 {
-		return fmt.Errorf("%w: %q", ErrBusy, reply.Forced)
+		return reply.Flushed, fmt.Errorf("%w: %q", ErrBusy, reply.Forced)
 	}
-	return nil
+	return reply.Flushed, nil
 }
 
 // What follows runs in the helper process.
@@ -49,7 +50,8 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 	var failed []error
 	until := time.Now().Add(busyWait)
 	for _, n := range r.Names {
-		forced, err := closeDevice(n, until)
+		forced, flushed, err := closeDevice(n, until)
+		reply.Flushed += flushed
 		if err != nil {
 			failed = append(failed, err)
 		}
@@ -61,17 +63,19 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 }
 
 // closeDevice removes one mapping, by force if it is in use when the time is up.
-func closeDevice(name string, until time.Time) (forced bool, err error) {
-	for {
+// While the kernel unmounts the file system it stores what is left of it.
+func closeDevice(name string, until time.Time) (forced bool, flushed time.Duration, err error) {
+	for began := time.Now(); ; {
 		state, err := cryptsetup.State(name)
 		if err != nil || state == cryptsetup.Inactive {
-			return false, err
+			return false, flushed, err
 		}
 		if state != cryptsetup.Busy {
 			flush(name)
+			flushed = time.Since(began)
 			err = cryptsetup.Close(name)
 			if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
-				return false, nil
+				return false, flushed, nil
 			}
 			if !errors.Is(err, cryptsetup.ErrBusy) {
 				break
@@ -85,11 +89,11 @@ func closeDevice(name string, until time.Time) (forced bool, err error) {
 	err = cryptsetup.ForceClose(name)
 	switch {
 	case err == nil, errors.Is(err, cryptsetup.ErrBusy):
-		return true, nil
+		return true, flushed, nil
 	case errors.Is(err, cryptsetup.ErrNotActive):
-		return false, nil
+		return false, flushed, nil
 	}
-	return false, err
+	return false, flushed, err
 }
 
 // flush sends a cache flush down to the backing file (ext4's last super block

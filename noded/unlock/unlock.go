@@ -137,7 +137,8 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 		// The helper undoes its own steps, but not when it was killed.
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeDeadline)
 		defer cancel()
-		return nil, errors.Join(err, closeNames(cleanup, []string{name(session, v.Index, crypt), name(session, v.Index, verity)}))
+		_, cerr := closeNames(cleanup, []string{name(session, v.Index, crypt), name(session, v.Index, verity)})
+		return nil, errors.Join(err, cerr)
 	}
 	return &Opened{Mount: files[0], Names: reply.Names}, nil
 }
