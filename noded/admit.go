@@ -140,10 +140,13 @@ func (d *Daemon) signers() (*signers.List, error) {
 
 // openFiles opens what the job names with the user's own rights.
 func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
-	open := func(path string, mode userfile.Mode) (*os.File, error) {
-		return userfile.Open(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, path, mode)
-	}
 	a.volumes = make([]*os.File, len(a.manifest.Volumes))
+	var files []userfile.File
+	var names []string   // what each is, for messages
+	var into []**os.File // where each goes
+	want := func(what, path string, mode userfile.Mode, to **os.File) {
+		files, names, into = append(files, userfile.File{Path: path, Mode: mode}), append(names, what+" "+path), append(into, to)
+	}
 	for i, v := range a.manifest.Volumes {
 		if v.Create {
 			continue // made once the node is locked
@@ -152,18 +155,21 @@ func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 		if v.Mode == sealed.ReadWrite {
 			mode = userfile.ReadWrite
 		}
-		f, err := open(v.Path, mode)
-		if err != nil {
-			return refusal(fmt.Sprintf("volume %s: %v", v.Path, err), nextFile(err))
-		}
-		a.volumes[i] = f
+		want("volume", v.Path, mode, &a.volumes[i])
 	}
 	if m := a.manifest.Image; m != nil {
-		f, err := open(m.Path, userfile.ReadOnly)
-		if err != nil {
-			return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextFile(err))
-		}
-		a.image = f
+		want("image", m.Path, userfile.ReadOnly, &a.image)
+	}
+	opened, err := userfile.OpenAll(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, files)
+	var which *userfile.FileError
+	switch {
+	case errors.As(err, &which):
+		return refusal(fmt.Sprintf("%s: %v", names[which.Index], err), nextFile(err))
+	case err != nil:
+		return refusal(err.Error(), nextFile(err))
+	}
+	for i, f := range opened {
+		*into[i] = f
 	}
 	return nil
 }

@@ -113,12 +113,17 @@ func (b *bench) measureNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	h.print()
+	more, err := b.measureCounts(ctx)
+	if err != nil {
+		return err
+	}
+	printCounts(more)
 	after, err := b.nodedUse(ctx)
 	if err != nil {
 		return err
 	}
-	h.print()
 	// The one that showed its rules, the one that warmed up, the timed ones.
-	printNoded(idle, after, 2+handOffRuns)
+	printNoded(idle, after, 2+handOffRuns+countRuns*len(counts))
 	return nil
 }
