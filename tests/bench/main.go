@@ -114,16 +114,16 @@ func (b *bench) measureNode(ctx context.Context) error {
 		return err
 	}
 	h.print()
-	more, err := b.measureCounts(ctx)
+	more, err := b.measureSeveral(ctx)
 	if err != nil {
 		return err
 	}
-	printCounts(more)
+	printSeveral(more)
 	after, err := b.nodedUse(ctx)
 	if err != nil {
 		return err
 	}
 	// The one that showed its rules, the one that warmed up, the timed ones.
-	printNoded(idle, after, 2+handOffRuns+countRuns*len(counts))
+	printNoded(idle, after, 2+handOffRuns+severalRuns*len(numbers))
 	return nil
 }

@@ -6,30 +6,30 @@ import (
 	"strings"
 )
 
-// counts are how many volumes a job has, one of them made on the node. Nodes
+// numbers are how many volumes a job has, one of them made on the node. Nodes
 // allow eight unless their policy says otherwise.
-var counts = []int{1, 2, 4, 8}
+var numbers = []int{1, 2, 4, 8}
 
-// countRuns is how often each is timed.
-const countRuns = 3
+// severalRuns is how often each is timed.
+const severalRuns = 3
 
-// A counted is a number of volumes and the sessions with it.
-type counted struct {
+// A several is a number of volumes and the sessions with it.
+type several struct {
 	volumes  int
 	sessions []session
 }
 
-// measureCounts times sealed jobs with more and fewer volumes, by turns.
-func (b *bench) measureCounts(ctx context.Context) ([]counted, error) {
-	most := counts[len(counts)-1]
+// measureSeveral times sealed jobs with more and fewer volumes, by turns.
+func (b *bench) measureSeveral(ctx context.Context) ([]several, error) {
+	most := numbers[len(numbers)-1]
 	for i := 1; i < most; i++ {
 		if err := b.MakeVolume(ctx, who, more(i), map[string]string{"data.txt": strings.Repeat("patients\n", 1<<20/9)}); err != nil {
 			return nil, err
 		}
 	}
-	all := make([]counted, len(counts))
-	for run := range countRuns {
-		for i, n := range counts {
+	all := make([]several, len(numbers))
+	for run := range severalRuns {
+		for i, n := range numbers {
 			name := fmt.Sprintf("bench-%d-of-%d", run, n)
 			var lines string
 			for k := 1; k < n; k++ {
@@ -51,8 +51,8 @@ func (b *bench) measureCounts(ctx context.Context) ([]counted, error) {
 
 func more(i int) string { return fmt.Sprintf("bench-more-%d.luks", i) }
 
-func printCounts(all []counted) {
-	fmt.Printf("\nHand-off with more volumes: one made, the others to read; medians of %d, by turns\n", countRuns)
+func printSeveral(all []several) {
+	fmt.Printf("\nHand-off with more volumes: one made, the others to read; medians of %d, by turns\n", severalRuns)
 	fmt.Printf("  %-10s %19s %12s %12s %12s\n", "volumes", "first instruction", "files", "unlock", "release")
 	for _, c := range all {
 		of := func(value func(session) float64) float64 { return median(column(c.sessions, value)) }
