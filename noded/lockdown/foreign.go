@@ -41,16 +41,16 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 		return nil, nil
 	}
 	keep := strings.TrimSuffix(keepCgroup, "/")
-	ended, err := endProcesses(ctx, func(p Process) bool {
-		if keep != "" && (p.Cgroup == keep || strings.HasPrefix(p.Cgroup, keep+"/")) {
-			return false
-		}
+	theirs := func(p Process) bool {
 		for _, u := range p.UIDs {
 			if u == uid && uid != 0 || isPerson(u) {
 				return true
 			}
 		}
 		return false
+	}
+	ended, err := endProcesses(ctx, theirs, func(p Process) bool {
+		return keep == "" || p.Cgroup != keep && !strings.HasPrefix(p.Cgroup, keep+"/")
 	})
 	if err != nil {
 		return ended, fmt.Errorf("ending foreign processes: %w", err)
@@ -60,12 +60,14 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 
 func isPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
 
-// endProcesses kills what matches until a scan finds nothing that does.
-func endProcesses(ctx context.Context, match func(Process) bool) ([]Process, error) {
+// endProcesses kills what matches until a scan finds nothing that does. Of most
+// processes the first question is the last: only the second needs the control
+// group.
+func endProcesses(ctx context.Context, worth, match func(Process) bool) ([]Process, error) {
 	var ended []Process
 	known := map[int]bool{}
 	for {
-		all, err := processes()
+		all, err := processes(worth)
 		if err != nil {
 			return ended, err
 		}
@@ -74,7 +76,7 @@ func endProcesses(ctx context.Context, match func(Process) bool) ([]Process, err
 			if p.PID == os.Getpid() || !match(p) {
 				continue
 			}
-			if err := kill(p, match); err != nil {
+			if err := kill(p, func(p Process) bool { return worth(p) && match(p) }); err != nil {
 				return ended, fmt.Errorf("killing process %s: %w", p, err)
 			}
 			if !known[p.PID] {
@@ -113,7 +115,9 @@ func gone(err error) error {
 	return err
 }
 
-func processes() ([]Process, error) {
+// processes lists those that worth says yes to, from what is known without the
+// control group.
+func processes(worth func(Process) bool) ([]Process, error) {
 	dirs, err := os.ReadDir(procDir)
 	if err != nil {
 		return nil, err
@@ -124,11 +128,16 @@ func processes() ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		p, err := process(pid)
+		p, err := status(pid)
+		if err == nil && p != nil && worth(*p) {
+			err = p.readCgroup()
+		} else {
+			p = nil
+		}
 		if gone(err) != nil {
 			return nil, err
 		}
-		if p != nil {
+		if p != nil && err == nil {
 			out = append(out, *p)
 		}
 	}
@@ -138,6 +147,15 @@ func processes() ([]Process, error) {
 // process reads one of /proc; nil if it has ended but was not waited for:
 // there is nothing left in it to kill.
 func process(pid int) (*Process, error) {
+	p, err := status(pid)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	return p, p.readCgroup()
+}
+
+// status is process without the control group.
+func status(pid int) (*Process, error) {
 	dir := filepath.Join(procDir, strconv.Itoa(pid))
 	p := &Process{PID: pid}
 	f, err := os.Open(dir + "/status")
@@ -178,9 +196,13 @@ func process(pid int) (*Process, error) {
 	if !uids {
 		return nil, fmt.Errorf("reading %s/status: it names no uid", dir)
 	}
-	b, err := os.ReadFile(dir + "/cgroup")
+	return p, nil
+}
+
+func (p *Process) readCgroup() error {
+	b, err := os.ReadFile(filepath.Join(procDir, strconv.Itoa(p.PID), "cgroup"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for line := range strings.Lines(string(b)) {
 		// cgroups(7): hierarchy-ID:controllers:path
@@ -189,5 +211,5 @@ func process(pid int) (*Process, error) {
 			p.Cgroup = parts[2]
 		}
 	}
-	return p, nil
+	return nil
 }

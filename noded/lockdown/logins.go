@@ -134,7 +134,7 @@ func (d Doors) endLeftBehind(ctx context.Context) error {
 		return nil
 	}
 	names := d.names()
-	_, err := endProcesses(ctx, func(p Process) bool {
+	_, err := endProcesses(ctx, func(Process) bool { return true }, func(p Process) bool {
 		for _, part := range strings.Split(p.Cgroup, "/") {
 			if !d.KeepConsole && strings.HasPrefix(part, "session-") && strings.HasSuffix(part, ".scope") {
 				return true
