@@ -42,13 +42,7 @@ const userManager = "user@.service"
 // the caller's journal before Close, so that Open after a crash at any moment
 // restores that and no more.
 type DoorState struct {
-	Units []UnitState `json:"units"`
-}
-
-// A UnitState is one door as it was.
-type UnitState struct {
-	Name    string   `json:"name"`              // as in Doors.Units
-	Running []string `json:"running,omitempty"` // it or its instances, to start again
+	Running []string `json:"running"` // units that ran, to start again
 }
 
 // connect reaches systemd over the system bus. Calls and announcements share a
@@ -83,33 +77,33 @@ func (d Doors) survey(ctx context.Context) (DoorState, error) {
 		return DoorState{}, err
 	}
 	defer c.Close()
-	names := d.names()
-	plain, _ := sorted(names)
-	if err := d.guard(ctx, c, plain); err != nil {
-		return DoorState{}, err
-	}
-	running, err := runningUnits(ctx, c, names)
+	list, err := d.loaded(ctx, c)
 	if err != nil {
 		return DoorState{}, err
 	}
-	var s DoorState
-	seen := map[string]bool{} // ssh.service and its alias sshd.service are one
-	for _, name := range names {
-		u := UnitState{Name: name}
-		for _, r := range running[name] {
-			if seen[r] {
-				continue
-			}
-			seen[r] = true
-			again, err := startsAgain(ctx, c, name, r)
-			if err != nil {
-				return DoorState{}, fmt.Errorf("%s: %w", r, err)
-			}
-			if again {
-				u.Running = append(u.Running, r)
-			}
+	// What is not loaded is read with its guard when somebody starts it.
+	missing, err := d.guardsMissing()
+	if err != nil {
+		return DoorState{}, err
+	}
+	bare, err := unguarded(ctx, c, list)
+	if err != nil {
+		return DoorState{}, err
+	}
+	if len(missing)+len(bare) > 0 {
+		if err := d.guard(ctx, c); err != nil {
+			return DoorState{}, err
 		}
-		s.Units = append(s.Units, u)
+	}
+	var s DoorState
+	for _, u := range running(list) {
+		again, err := startsAgain(ctx, c, u)
+		if err != nil {
+			return DoorState{}, fmt.Errorf("%s: %w", u, err)
+		}
+		if again {
+			s.Running = append(s.Running, u)
+		}
 	}
 	return s, nil
 }
@@ -150,7 +144,7 @@ func (d Doors) close(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	if err := stopUnits(ctx, c, d.names()); err != nil {
+	if err := d.stopUnits(ctx, c); err != nil {
 		return err
 	}
 	if err := d.endSessions(ctx); err != nil {
@@ -194,11 +188,9 @@ func (d Doors) open(ctx context.Context, s DoorState) error {
 	}
 	defer c.Close()
 	var failed []error
-	for _, u := range s.Units {
-		for _, r := range u.Running {
-			if err := startUnit(ctx, c, r); err != nil {
-				failed = append(failed, fmt.Errorf("opening the doors: %w", err))
-			}
+	for _, u := range s.Running {
+		if err := startUnit(ctx, c, u); err != nil {
+			failed = append(failed, fmt.Errorf("opening the doors: %w", err))
 		}
 	}
 	return errors.Join(failed...)
@@ -220,17 +212,12 @@ func (d Doors) inspect(ctx context.Context) (open []string, err error) {
 		return nil, err
 	}
 	defer c.Close()
-	names := d.names()
-	running, err := runningUnits(ctx, c, names)
+	list, err := d.loaded(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range names {
-		for _, r := range running[n] {
-			if runs := r + " runs"; !slices.Contains(open, runs) { // not again by an alias
-				open = append(open, runs)
-			}
-		}
+	for _, u := range running(list) {
+		open = append(open, u+" runs")
 	}
 	if shut, err := guardsShut(); err != nil {
 		return nil, err
@@ -241,11 +228,6 @@ func (d Doors) inspect(ctx context.Context) (open []string, err error) {
 		return nil, err
 	} else if len(missing) > 0 {
 		open = append(open, "the guard of "+strings.Join(missing, ", ")+" is gone")
-	}
-	plain, _ := sorted(names)
-	list, err := statusOf(ctx, c, plain)
-	if err != nil {
-		return nil, err
 	}
 	bare, err := unguarded(ctx, c, list)
 	if err != nil {
@@ -268,7 +250,7 @@ func (d Doors) closeAgain(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	if err := d.guard(ctx, c, probed(d.names())); err != nil {
+	if err := d.guard(ctx, c); err != nil {
 		return err
 	}
 	return d.close(ctx)

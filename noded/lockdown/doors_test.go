@@ -28,6 +28,12 @@ func debian(t *testing.T) (*fakeInit, Doors) {
 	f := newFakeInit(t)
 	f.unit("ssh.service", "active")
 	f.alias["sshd.service"] = "ssh.service"
+	old := unitDirs
+	unitDirs = []string{t.TempDir(), t.TempDir()}
+	t.Cleanup(func() { unitDirs = old })
+	if err := os.Symlink("/usr/lib/systemd/system/ssh.service", unitDirs[1]+"/sshd.service"); err != nil {
+		t.Fatal(err)
+	}
 	f.unit("ssh.socket", "inactive")
 	f.unit("cron.service", "active")
 	f.unit("atd.service", "inactive")
@@ -118,6 +124,17 @@ func TestClosedDoorsCannotBeStartedAndAreDownAndOpenAgainAsTheyWere(t *testing.T
 	}
 	if slices.Contains(f.calls, "start atd.service") || slices.Contains(f.calls, "start ssh.socket") {
 		t.Errorf("something was started that had not run: %v", f.calls)
+	}
+}
+
+func TestADoorThatThePolicyNamesByAnAliasIsClosed(t *testing.T) {
+	f, d := debian(t)
+	d.Units = []string{"sshd.service", "ssh.socket"}
+	if err := closeDoors(t, d); err != nil {
+		t.Fatal(err)
+	}
+	if a := f.units["ssh.service"].active; a != "inactive" {
+		t.Errorf("ssh.service is %s", a)
 	}
 }
 

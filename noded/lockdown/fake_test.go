@@ -253,11 +253,13 @@ func (f *fakeInit) listByNames(names []string) ([]unitRow, *dbus.Error) {
 func (f *fakeInit) listByPatterns(states, patterns []string) ([]unitRow, *dbus.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.looks++
 	out := []unitRow{}
 	for n, u := range f.units {
 		for _, p := range patterns {
-			if ok, _ := path.Match(p, n); ok && slices.Contains(states, u.active) {
+			if ok, _ := path.Match(p, n); ok && (len(states) == 0 || slices.Contains(states, u.active)) {
 				out = append(out, f.row(n).unit())
+				break
 			}
 		}
 	}

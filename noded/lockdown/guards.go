@@ -48,22 +48,21 @@ func (d Doors) Prepare(ctx context.Context) error {
 		return fmt.Errorf("guarding the doors: %w", err)
 	}
 	defer c.Close()
-	if err := d.guard(ctx, c, probed(d.names())); err != nil {
+	if err := d.guard(ctx, c); err != nil {
 		return fmt.Errorf("guarding the doors: %w", err)
 	}
 	return nil
 }
 
-// guard makes sure that systemd would start none of units, which are doors'
-// or instances of them, while closedFile is there. It has systemd read its
-// units anew only where it would.
-func (d Doors) guard(ctx context.Context, c *systemd.Conn, units []string) error {
+// guard makes sure that systemd would start no door while closedFile is there.
+// It has systemd read its units anew only where it would.
+func (d Doors) guard(ctx context.Context, c *systemd.Conn) error {
 	changed, err := d.writeGuards()
 	if err != nil {
 		return err
 	}
 	look := func() ([]string, error) {
-		list, err := statusOf(ctx, c, units)
+		list, err := statusOf(ctx, c, probed(d.names()))
 		if err != nil {
 			return nil, err
 		}

@@ -3,7 +3,9 @@ package lockdown
 import (
 	"context"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -50,46 +52,56 @@ var cannotStart = []string{"masked", "error", "not-found", "bad-setting"}
 // notDown are the states in which a unit has, or may get, processes.
 var notDown = []string{"active", "activating", "reloading", "refreshing", "deactivating"}
 
-// runningUnits lists, under the name by which each was asked for, the units
-// that are not down.
-func runningUnits(ctx context.Context, c *systemd.Conn, names []string) (map[string][]string, error) {
-	out := map[string][]string{}
-	plain, templates := sorted(names)
-	list, err := statusOf(ctx, c, plain)
-	if err != nil {
-		return nil, err
-	}
-	for i, u := range list {
-		if slices.Contains(notDown, u.ActiveState) {
-			out[plain[i]] = append(out[plain[i]], u.Name)
-		}
-	}
-	if len(templates) == 0 {
-		return out, nil
-	}
+// loaded lists the units of the doors that systemd has loaded, instances of
+// templates among them. Only such a unit runs; asking for others by name would
+// have them read from disk.
+func (d Doors) loaded(ctx context.Context, c *systemd.Conn) ([]systemd.UnitStatus, error) {
 	var patterns []string
-	for _, t := range templates {
-		patterns = append(patterns, pattern(t))
-	}
-	instances, err := c.ListUnitsByPatternsContext(ctx, notDown, patterns)
-	if err != nil {
-		return nil, fmt.Errorf("listing the instances of %s: %w", strings.Join(templates, ", "), err)
-	}
-	for _, u := range instances {
-		for i, t := range templates {
-			if ok, _ := path.Match(patterns[i], u.Name); ok && slices.Contains(notDown, u.ActiveState) {
-				out[t] = append(out[t], u.Name)
-			}
+	for _, n := range d.names() {
+		patterns = append(patterns, pattern(n))
+		if to := aliasOf(n); to != "" {
+			patterns = append(patterns, pattern(to))
 		}
 	}
-	return out, nil
+	list, err := c.ListUnitsByPatternsContext(ctx, nil, patterns)
+	if err != nil {
+		return nil, fmt.Errorf("listing the state of units: %w", err)
+	}
+	return list, nil
+}
+
+// unitDirs is where systemd finds units' other names, as links; a variable for
+// tests.
+var unitDirs = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"}
+
+// aliasOf is the unit that a name stands for, "" if it is the unit's own or of
+// none. Debian's /etc/systemd/system/sshd.service points to ssh.service.
+func aliasOf(name string) string {
+	for _, dir := range unitDirs {
+		to, err := os.Readlink(filepath.Join(dir, name))
+		if base := path.Base(to); err == nil && to != "/dev/null" && base != name {
+			return base
+		}
+	}
+	return ""
+}
+
+// running picks the units that are not down.
+func running(list []systemd.UnitStatus) (names []string) {
+	for _, u := range list {
+		if slices.Contains(notDown, u.ActiveState) {
+			names = append(names, u.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // startsAgain reports whether a unit that runs is to be started after the
 // release. What a socket started for one connection, or a login for one user,
 // is not: it ended with that. A user manager that lingers is.
-func startsAgain(ctx context.Context, c *systemd.Conn, door, unit string) (bool, error) {
-	if door == userManager {
+func startsAgain(ctx context.Context, c *systemd.Conn, unit string) (bool, error) {
+	if strings.HasPrefix(unit, "user@") {
 		return lingers(ctx, strings.TrimSuffix(strings.TrimPrefix(unit, "user@"), ".service"))
 	}
 	if !strings.Contains(unit, "@") {
@@ -112,18 +124,15 @@ const pollPause = 25 * time.Millisecond
 
 // stopUnits stops the units, and those that come up meanwhile, until none
 // runs or ctx ends.
-func stopUnits(ctx context.Context, c *systemd.Conn, names []string) error {
+func (d Doors) stopUnits(ctx context.Context, c *systemd.Conn) error {
 	begun := time.Now()
 	asked := map[string]bool{}
 	for {
-		running, err := runningUnits(ctx, c, names)
+		list, err := d.loaded(ctx, c)
 		if err != nil {
 			return err
 		}
-		var left []string
-		for _, n := range names {
-			left = append(left, running[n]...)
-		}
+		left := running(list)
 		if len(left) == 0 {
 			return nil
 		}

@@ -106,12 +106,25 @@ func (o *opening) openPayload(p parameters) (*os.File, error) {
 	if device, err = o.openCrypt(device, p); err != nil {
 		return nil, err
 	}
-	if o.Create {
-		if err := makeFileSystem(device, p.size); err != nil {
-			return nil, err
-		}
+	if !o.Create {
+		return o.mount(device)
 	}
-	return o.mount(device)
+	f, err := makeFileSystem(device, p.size)
+	if err != nil {
+		return nil, err
+	}
+	// The kernel mounts what is written, while it goes to the file server: all of
+	// it must be there before the job can rely on anything being stored.
+	stored := make(chan error, 1)
+	go func() { stored <- errors.Join(f.Sync(), f.Close()) }()
+	m, err := o.mount(device)
+	if serr := <-stored; serr != nil {
+		if m != nil {
+			m.Close()
+		}
+		return nil, errors.Join(err, fmt.Errorf("making a file system: %w", serr))
+	}
+	return m, err
 }
 
 const lockWait = 2 * time.Second
@@ -233,25 +246,26 @@ func (o *opening) mount(device string) (*os.File, error) {
 	return m, nil
 }
 
-// makeFileSystem makes an empty file system with a journal on device, of size bytes. What need not be written stays a hole in the file: the checksums
+// makeFileSystem makes an empty file system with a journal on device, of size
+// bytes, and returns the device for the caller to sync and close. What need not be written stays a hole in the file: the checksums
 // tell the kernel which parts are in use. mkfs.ext4 would do the same in half a
 // second of an emulated guest.
-func makeFileSystem(device string, size int64) error {
+func makeFileSystem(device string, size int64) (*os.File, error) {
 	options := ext4.Options{Size: size, Seconds: time.Now().Unix(), Journal: true}
 	rand.Read(options.UUID[:])
 	image, err := ext4.NewImage(&ext4.Inode{Mode: unix.S_IFDIR | 0o755, Seconds: options.Seconds, Path: "."}, options)
 	if err != nil {
-		return fmt.Errorf("making a file system: %w", err)
+		return nil, fmt.Errorf("making a file system: %w", err)
 	}
 	f, err := os.OpenFile(device, os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("making a file system: %w", err)
+		return nil, fmt.Errorf("making a file system: %w", err)
 	}
-	_, err = image.WriteUsed(f)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("making a file system: %w", err)
+	if _, err := image.WriteUsed(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("making a file system: %w", err)
 	}
-	return nil
+	return f, nil
 }
 
 // parameters are how the payload is opened.
