@@ -47,6 +47,7 @@ type live struct {
 	stepKey   stepproof.Key
 	door      door
 	laps      laps
+	headers   sync.WaitGroup // helpers that write the headers of new volumes
 
 	// stopped is closed when the node can't keep the session; why says so.
 	stop    sync.Once
@@ -87,6 +88,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			},
 			Undo: func(ctx context.Context) error {
 				l.closeMounts()
+				l.awaitHeaders(ctx)
 				flushed, err := unlock.Release(ctx, l.record.ID)
 				l.laps.set("flush", flushed)
 				return err
@@ -234,14 +236,49 @@ func (d *Daemon) removeFiles(ctx context.Context, a *admission) {
 
 func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (*unlock.Opened, error) {
 	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
-	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
+	volume := unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
-	})
+	}
+	o, err := unlock.Open(ctx, l.record.ID, volume)
+	if err == nil && v.Create {
+		err = d.writeHeader(ctx, l, volume)
+	}
 	if err != nil {
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
 	}
 	return o, nil
+}
+
+// writeHeader begins to write the header of a volume that is made here. The job
+// does not wait for it, the release does. A job whose results have none goes on:
+// its owner's client needs none to extract them, and writes another one (cloister
+// volume check --repair).
+func (d *Daemon) writeHeader(ctx context.Context, l *live, v unlock.Volume) error {
+	done, err := unlock.WriteHeader(context.WithoutCancel(ctx), v)
+	if err != nil {
+		return err
+	}
+	l.headers.Go(func() {
+		if err := <-done; err != nil {
+			d.log.Error("a results volume has no LUKS2 header; its owner can extract it, and repair it", zap.Uint32("job", l.slurmJob), zap.Error(err))
+		}
+	})
+	return nil
+}
+
+// awaitHeaders ends with ctx: a file server that does not take a header will not
+// keep the volumes from being closed.
+func (l *live) awaitHeaders(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		l.headers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err error) {

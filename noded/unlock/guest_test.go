@@ -302,9 +302,12 @@ func TestANewVolumeIsReadBackByTheClient(t *testing.T) {
 	defer f.Close()
 	check(t, f.Truncate(pinned.End()))
 	begin := time.Now()
-	o, err := Open(t.Context(), s, Volume{
+	v := Volume{
 		File: f, Pinned: pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey, Create: true, Label: "results", UID: uid, GID: gid,
-	})
+	}
+	o, err := Open(t.Context(), s, v)
+	check(t, err)
+	header, err := WriteHeader(t.Context(), v)
 	check(t, err)
 	t.Logf("made in %v", time.Since(begin))
 	out, err := at(t, o, "curve.png", unix.O_CREAT|unix.O_WRONLY)
@@ -314,6 +317,7 @@ func TestANewVolumeIsReadBackByTheClient(t *testing.T) {
 	check(t, err)
 	check(t, out.Close())
 	check(t, o.Mount.Close())
+	check(t, <-header)
 	check(t, Close(t.Context(), s))
 	nothingLeft(t, s)
 	check(t, f.Close()) // its lock goes with it, or the client finds the volume in use

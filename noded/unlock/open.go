@@ -28,9 +28,9 @@ const unit = 512
 // opening is one volume on its way; undo holds the device names made so far.
 type opening struct {
 	openRequest
-	file, userns    *os.File
-	key, keyslotKey secret.Bytes
-	names           []string
+	file, userns *os.File
+	key          secret.Bytes
+	names        []string
 }
 
 func handleOpen(body []byte, files []*os.File) (any, []*os.File, error) {
@@ -42,11 +42,11 @@ func handleOpen(body []byte, files []*os.File) (any, []*os.File, error) {
 		return nil, nil, errors.New("three files were expected")
 	}
 	o.file, o.userns = files[0], files[2]
-	if err := o.readKeys(files[1]); err != nil {
+	o.key = secret.Alloc(o.KeySize)
+	defer o.key.Wipe()
+	if err := readKeys(files[1], o.key); err != nil {
 		return nil, nil, err
 	}
-	defer o.key.Wipe()
-	defer o.keyslotKey.Wipe()
 	mount, err := o.open()
 	if err != nil {
 		for i := len(o.names) - 1; i >= 0; i-- {
@@ -59,39 +59,11 @@ func handleOpen(body []byte, files []*os.File) (any, []*os.File, error) {
 	return openReply{o.names}, []*os.File{mount}, nil
 }
 
-func (o *opening) readKeys(pipe *os.File) error {
-	o.key, o.keyslotKey = secret.Alloc(o.KeySize), secret.Alloc(o.KeyslotKeyLen)
-	for _, k := range []secret.Bytes{o.key, o.keyslotKey} {
-		if _, err := io.ReadFull(pipe, k.Reveal()); err != nil {
-			return fmt.Errorf("reading keys: %w", err)
-		}
-	}
-	return nil
-}
-
 func (o *opening) open() (*os.File, error) {
 	p := o.parameters()
 	if err := o.lock(); err != nil {
 		return nil, err
 	}
-	header := make(chan error, 1)
-	if o.Create {
-		// Beside the rest: the file server takes its time to store it.
-		go func() { header <- o.writeHeader() }()
-	} else {
-		header <- nil
-	}
-	m, err := o.openPayload(p)
-	if herr := <-header; herr != nil { // in any case: it uses the keys
-		if m != nil {
-			m.Close()
-		}
-		return nil, errors.Join(err, herr)
-	}
-	return m, err
-}
-
-func (o *opening) openPayload(p parameters) (*os.File, error) {
 	payload, err := attachLoop(o.file, p.offset, p.size, o.ReadOnly)
 	if err != nil {
 		return nil, err

@@ -45,9 +45,9 @@ type Volume struct {
 	ReadOnly bool          // then Pinned.Verity is demanded
 	UID, GID uint32        // who owns what belongs to 0 inside
 
-	Create     bool         // File is new: write a LUKS2 header and make a file system
-	KeyslotKey secret.Bytes // Create only: opens the header's keyslot for the owner
-	Label      string       // Create only: the header's label
+	Create     bool         // File is new: make a file system
+	KeyslotKey secret.Bytes // WriteHeader only: opens the header's keyslot for the owner
+	Label      string       // WriteHeader only: the header's label
 }
 
 // Opened is an open volume.
@@ -69,16 +69,14 @@ var (
 
 // openRequest is what the helper gets besides the file and a pipe with keys.
 type openRequest struct {
-	Session       string        `json:"session"`
-	Index         int           `json:"index"`
-	Pinned        volume.Pinned `json:"pinned"`
-	ReadOnly      bool          `json:"readonly"`
-	Create        bool          `json:"create"`
-	Label         string        `json:"label"`
-	UID           uint32        `json:"uid"`
-	GID           uint32        `json:"gid"`
-	KeySize       int           `json:"key_size"`         // bytes, first in the pipe
-	KeyslotKeyLen int           `json:"keyslot_key_size"` // bytes, after it
+	Session  string        `json:"session"`
+	Index    int           `json:"index"`
+	Pinned   volume.Pinned `json:"pinned"`
+	ReadOnly bool          `json:"readonly"`
+	Create   bool          `json:"create"`
+	UID      uint32        `json:"uid"`
+	GID      uint32        `json:"gid"`
+	KeySize  int           `json:"key_size"` // bytes, in the pipe
 }
 
 type openReply struct {
@@ -112,7 +110,7 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 	}
 	ctx, cancel := withDeadline(ctx, openDeadline)
 	defer cancel()
-	keys, err := keyPipe(v.Key, v.KeyslotKey)
+	keys, err := keyPipe(v.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -122,8 +120,8 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 		return nil, err
 	}
 	request := openRequest{
-		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
-		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
+		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create,
+		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(),
 	}
 	var reply openReply
 	files, err := verbOpen.Run(ctx, nil, request, []*os.File{v.File, keys, userns}, &reply)
