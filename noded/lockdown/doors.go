@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
@@ -45,59 +44,54 @@ type DoorState struct {
 	Running []string `json:"running"` // units that ran, to start again
 }
 
-// connect reaches systemd over the system bus. Calls and announcements share a
-// connection: making one takes an emulated guest 30 ms.
-func connect(ctx context.Context) (*systemd.Conn, error) {
-	var bus *dbus.Conn
-	c, err := systemd.NewConnection(func() (_ *dbus.Conn, err error) {
-		if bus == nil {
-			bus, err = dbus.ConnectSystemBus(dbus.WithContext(ctx))
-		}
-		return bus, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reaching systemd: %w", err)
-	}
-	return c, nil
-}
-
 // Survey reads what the doors are now and makes sure that they can be closed;
 // it closes nothing. It fails where Close could not do its work.
-func (d Doors) Survey(ctx context.Context) (DoorState, error) {
-	s, err := d.survey(ctx)
+func (d Doors) Survey(ctx context.Context) (s DoorState, err error) {
+	err = d.reached(ctx, func(r *Reached) error {
+		s, err = r.Survey(ctx)
+		return err
+	})
+	return s, err
+}
+
+// Close keeps the units from starting and stops them, ends the logins, and
+// kills what they leave behind. Survey must have gone before. On an error some
+// doors may be open and some closed; the caller undoes it by Open.
+func (d Doors) Close(ctx context.Context) error {
+	return d.reached(ctx, func(r *Reached) error { return r.Close(ctx) })
+}
+
+// Survey is Doors.Survey.
+func (r *Reached) Survey(ctx context.Context) (DoorState, error) {
+	s, err := r.survey(ctx)
 	if err != nil {
 		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
 	}
 	return s, nil
 }
 
-func (d Doors) survey(ctx context.Context) (DoorState, error) {
-	c, err := connect(ctx)
-	if err != nil {
-		return DoorState{}, err
-	}
-	defer c.Close()
-	list, err := d.loaded(ctx, c)
+func (r *Reached) survey(ctx context.Context) (DoorState, error) {
+	list, err := r.loaded(ctx)
 	if err != nil {
 		return DoorState{}, err
 	}
 	// What is not loaded is read with its guard when somebody starts it.
-	missing, err := d.guardsMissing()
+	missing, err := r.doors.guardsMissing()
 	if err != nil {
 		return DoorState{}, err
 	}
-	bare, err := unguarded(ctx, c, list)
+	bare, err := r.unguarded(ctx, list)
 	if err != nil {
 		return DoorState{}, err
 	}
 	if len(missing)+len(bare) > 0 {
-		if err := d.guard(ctx, c); err != nil {
+		if err := r.guard(ctx); err != nil {
 			return DoorState{}, err
 		}
 	}
 	var s DoorState
 	for _, u := range running(list) {
-		again, err := startsAgain(ctx, c, u)
+		again, err := r.startsAgain(ctx, u)
 		if err != nil {
 			return DoorState{}, fmt.Errorf("%s: %w", u, err)
 		}
@@ -123,34 +117,27 @@ func (d Doors) names() []string {
 	return out
 }
 
-// Close keeps the units from starting and stops them, ends the logins, and
-// kills what they leave behind. Survey must have gone before. On an error some
-// doors may be open and some closed; the caller undoes it by Open.
-func (d Doors) Close(ctx context.Context) error {
-	if err := d.close(ctx); err != nil {
+// Close is Doors.Close.
+func (r *Reached) Close(ctx context.Context) error {
+	if err := r.close(ctx); err != nil {
 		return fmt.Errorf("closing the doors: %w", err)
 	}
 	return nil
 }
 
-func (d Doors) close(ctx context.Context) error {
+func (r *Reached) close(ctx context.Context) error {
 	// First: what starts from now on is refused by systemd, what started
 	// before is found below.
 	if err := shutGuards(); err != nil {
 		return err
 	}
-	c, err := connect(ctx)
-	if err != nil {
+	if err := r.stopUnits(ctx); err != nil {
 		return err
 	}
-	defer c.Close()
-	if err := d.stopUnits(ctx, c); err != nil {
+	if err := r.endSessions(ctx); err != nil {
 		return err
 	}
-	if err := d.endSessions(ctx); err != nil {
-		return err
-	}
-	return d.endLeftBehind(ctx)
+	return r.doors.endLeftBehind(ctx)
 }
 
 // Open lets the units start again and starts what ran before. It is
@@ -182,37 +169,32 @@ func (d Doors) open(ctx context.Context, s DoorState) error {
 	if err := openGuards(); err != nil {
 		return fmt.Errorf("opening the doors: %w", err)
 	}
-	c, err := connect(ctx)
-	if err != nil {
-		return fmt.Errorf("opening the doors: %w", err)
-	}
-	defer c.Close()
-	var failed []error
-	for _, u := range s.Running {
-		if err := startUnit(ctx, c, u); err != nil {
-			failed = append(failed, fmt.Errorf("opening the doors: %w", err))
+	return d.reached(ctx, func(r *Reached) error {
+		var failed []error
+		for _, u := range s.Running {
+			if err := startUnit(ctx, r.systemd, u); err != nil {
+				failed = append(failed, fmt.Errorf("opening the doors: %w", err))
+			}
 		}
-	}
-	return errors.Join(failed...)
+		return errors.Join(failed...)
+	})
 }
 
 // Check names the doors that are open although Close closed them: units that
 // run again or could be started. None means that all is shut.
-func (d Doors) Check(ctx context.Context) ([]string, error) {
-	open, err := d.inspect(ctx)
+func (d Doors) Check(ctx context.Context) (open []string, err error) {
+	err = d.reached(ctx, func(r *Reached) error {
+		open, err = r.inspect(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("checking the doors: %w", err)
 	}
 	return open, nil
 }
 
-func (d Doors) inspect(ctx context.Context) (open []string, err error) {
-	c, err := connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	list, err := d.loaded(ctx, c)
+func (r *Reached) inspect(ctx context.Context) (open []string, err error) {
+	list, err := r.loaded(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -224,12 +206,12 @@ func (d Doors) inspect(ctx context.Context) (open []string, err error) {
 	} else if !shut {
 		open = append(open, closedFile+" is gone")
 	}
-	if missing, err := d.guardsMissing(); err != nil {
+	if missing, err := r.doors.guardsMissing(); err != nil {
 		return nil, err
 	} else if len(missing) > 0 {
 		open = append(open, "the guard of "+strings.Join(missing, ", ")+" is gone")
 	}
-	bare, err := unguarded(ctx, c, list)
+	bare, err := r.unguarded(ctx, list)
 	if err != nil {
 		return nil, err
 	}
@@ -241,17 +223,12 @@ func (d Doors) inspect(ctx context.Context) (open []string, err error) {
 
 // closeAgain closes what inspect found open: guards that were taken away are
 // put back first.
-func (d Doors) closeAgain(ctx context.Context) error {
+func (r *Reached) closeAgain(ctx context.Context) error {
 	if err := shutGuards(); err != nil {
 		return err
 	}
-	c, err := connect(ctx)
-	if err != nil {
+	if err := r.guard(ctx); err != nil {
 		return err
 	}
-	defer c.Close()
-	if err := d.guard(ctx, c); err != nil {
-		return err
-	}
-	return d.close(ctx)
+	return r.close(ctx)
 }

@@ -248,7 +248,7 @@ func TestADoorThatOpensDuringASessionIsNamed(t *testing.T) {
 	if want := []string{"ssh.service runs", closedFile + " is gone", "the guard of getty@.service is gone", "cron.service has no guard"}; err != nil || !slices.Equal(open, want) {
 		t.Errorf("%q %v", open, err)
 	}
-	if err := d.closeAgain(ctx); err != nil {
+	if err := d.reached(ctx, func(r *Reached) error { return r.closeAgain(ctx) }); err != nil {
 		t.Fatal(err)
 	}
 	if open, err := d.Check(ctx); err != nil || len(open) > 0 {

@@ -37,21 +37,32 @@ const lookLimit = 30 * time.Second
 // An error means that the doors can no longer be watched or closed; the caller
 // must then treat the node as open.
 func (d Doors) Watch(ctx context.Context, report func(string)) error {
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	r, err := d.Reach(ctx)
 	if err != nil {
-		return fmt.Errorf("watching the doors: reaching the system bus: %w", err)
+		return fmt.Errorf("watching the doors: %w", err)
 	}
-	defer bus.Close()
+	return r.Watch(ctx, report)
+}
+
+// Watch is Doors.Watch; it closes the connection in the end.
+func (r *Reached) Watch(ctx context.Context, report func(string)) error {
+	r.keep()
+	defer r.Done()
+	stop := context.AfterFunc(ctx, r.Done)
+	defer stop()
 	signals := make(chan *dbus.Signal, 64)
-	bus.Signal(signals)
-	if err := subscribe(ctx, bus); err != nil {
+	r.bus.Signal(signals)
+	if err := subscribe(ctx, r.bus); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("watching the doors: %w", err)
 	}
 	var failing time.Time
 	for ctx.Err() == nil {
 		pause := recheck
 		look, done := context.WithTimeout(ctx, lookLimit)
-		err := d.shut(look, report)
+		err := r.shut(look, report)
 		done()
 		switch {
 		case ctx.Err() != nil:
@@ -66,7 +77,7 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 		default:
 			pause = retry
 		}
-		if err := d.await(ctx, bus, signals, pause); err != nil {
+		if err := r.doors.await(ctx, r.bus, signals, pause); err != nil {
 			return fmt.Errorf("watching the doors: %w", err)
 		}
 	}
@@ -161,14 +172,14 @@ func (d Doors) concerns(s *dbus.Signal) bool {
 }
 
 // shut looks whether anything is open and closes it.
-func (d Doors) shut(ctx context.Context, report func(string)) error {
+func (r *Reached) shut(ctx context.Context, report func(string)) error {
 	if mutant.Removed(mutant.DoorsWatch) {
 		return nil
 	}
-	open, err := d.inspect(ctx)
+	open, err := r.inspect(ctx)
 	if err == nil {
 		var in []string
-		in, err = d.loggedIn(ctx)
+		in, err = r.loggedIn(ctx)
 		open = append(open, in...)
 	}
 	if err == nil && len(open) == 0 {
@@ -181,7 +192,7 @@ func (d Doors) shut(ctx context.Context, report func(string)) error {
 		report(fmt.Sprintf("the doors cannot be seen: %v", err))
 		return err
 	}
-	if err := d.closeAgain(ctx); err != nil {
+	if err := r.closeAgain(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil
 		}

@@ -43,12 +43,7 @@ func guardText() []byte {
 // Prepare puts the guards in place, which is most of the work of the first
 // Survey. It closes nothing.
 func (d Doors) Prepare(ctx context.Context) error {
-	c, err := connect(ctx)
-	if err != nil {
-		return fmt.Errorf("guarding the doors: %w", err)
-	}
-	defer c.Close()
-	if err := d.guard(ctx, c); err != nil {
+	if err := d.reached(ctx, func(r *Reached) error { return r.guard(ctx) }); err != nil {
 		return fmt.Errorf("guarding the doors: %w", err)
 	}
 	return nil
@@ -56,24 +51,24 @@ func (d Doors) Prepare(ctx context.Context) error {
 
 // guard makes sure that systemd would start no door while closedFile is there.
 // It has systemd read its units anew only where it would.
-func (d Doors) guard(ctx context.Context, c *systemd.Conn) error {
-	changed, err := d.writeGuards()
+func (r *Reached) guard(ctx context.Context) error {
+	changed, err := r.doors.writeGuards()
 	if err != nil {
 		return err
 	}
 	look := func() ([]string, error) {
-		list, err := statusOf(ctx, c, probed(d.names()))
+		list, err := statusOf(ctx, r.systemd, probed(r.doors.names()))
 		if err != nil {
 			return nil, err
 		}
-		return unguarded(ctx, c, list)
+		return r.unguarded(ctx, list)
 	}
 	if !changed {
 		if bare, err := look(); err != nil || len(bare) == 0 {
 			return err
 		}
 	}
-	if err := c.ReloadContext(ctx); err != nil {
+	if err := r.systemd.ReloadContext(ctx); err != nil {
 		return fmt.Errorf("making systemd see the guards: %w", err)
 	}
 	bare, err := look()
@@ -128,7 +123,7 @@ func probed(names []string) []string {
 
 // unguarded picks the units that systemd would start although closedFile
 // exists: those that it has loaded and in which it has no such assertion.
-func unguarded(ctx context.Context, c *systemd.Conn, list []systemd.UnitStatus) ([]string, error) {
+func (r *Reached) unguarded(ctx context.Context, list []systemd.UnitStatus) ([]string, error) {
 	var units []string
 	for _, u := range list { // ssh.service and its alias sshd.service are one
 		if !slices.Contains(cannotStart, u.LoadState) && !slices.Contains(units, u.Name) {
@@ -138,7 +133,7 @@ func unguarded(ctx context.Context, c *systemd.Conn, list []systemd.UnitStatus) 
 	heeds, failed := make([]bool, len(units)), make([]error, len(units))
 	var all sync.WaitGroup // side by side: the answers take no longer than one
 	for i := range units {
-		all.Go(func() { heeds[i], failed[i] = isGuarded(ctx, c, units[i]) })
+		all.Go(func() { heeds[i], failed[i] = isGuarded(ctx, r.systemd, units[i]) })
 	}
 	all.Wait()
 	if err := errors.Join(failed...); err != nil {

@@ -194,7 +194,7 @@ func TestAnSSHDThatIsStartedByHandDuringASessionIsFoundAndStopped(t *testing.T) 
 	if err != nil || !strings.Contains(strings.Join(open, " "), "ssh.service runs") {
 		t.Errorf("found %v, %v", open, err)
 	}
-	if err := doors.closeAgain(ctx); err != nil {
+	if err := doors.reached(ctx, func(r *Reached) error { return r.closeAgain(ctx) }); err != nil {
 		t.Fatal(err)
 	}
 	if open, err := doors.Check(ctx); err != nil || len(open) > 0 || is("active", "ssh.service") == "active" {

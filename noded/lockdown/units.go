@@ -14,18 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sorted parts templates from other units.
-func sorted(names []string) (plain, templates []string) {
-	for _, n := range names {
-		if strings.Contains(n, "@.") {
-			templates = append(templates, n)
-		} else {
-			plain = append(plain, n)
-		}
-	}
-	return plain, templates
-}
-
 // pattern matches a template's instances.
 func pattern(template string) string { return strings.Replace(template, "@.", "@*.", 1) }
 
@@ -55,15 +43,15 @@ var notDown = []string{"active", "activating", "reloading", "refreshing", "deact
 // loaded lists the units of the doors that systemd has loaded, instances of
 // templates among them. Only such a unit runs; asking for others by name would
 // have them read from disk.
-func (d Doors) loaded(ctx context.Context, c *systemd.Conn) ([]systemd.UnitStatus, error) {
+func (r *Reached) loaded(ctx context.Context) ([]systemd.UnitStatus, error) {
 	var patterns []string
-	for _, n := range d.names() {
+	for _, n := range r.doors.names() {
 		patterns = append(patterns, pattern(n))
 		if to := aliasOf(n); to != "" {
 			patterns = append(patterns, pattern(to))
 		}
 	}
-	list, err := c.ListUnitsByPatternsContext(ctx, nil, patterns)
+	list, err := r.systemd.ListUnitsByPatternsContext(ctx, nil, patterns)
 	if err != nil {
 		return nil, fmt.Errorf("listing the state of units: %w", err)
 	}
@@ -100,14 +88,14 @@ func running(list []systemd.UnitStatus) (names []string) {
 // startsAgain reports whether a unit that runs is to be started after the
 // release. What a socket started for one connection, or a login for one user,
 // is not: it ended with that. A user manager that lingers is.
-func startsAgain(ctx context.Context, c *systemd.Conn, unit string) (bool, error) {
+func (r *Reached) startsAgain(ctx context.Context, unit string) (bool, error) {
 	if strings.HasPrefix(unit, "user@") {
-		return lingers(ctx, strings.TrimSuffix(strings.TrimPrefix(unit, "user@"), ".service"))
+		return r.lingers(ctx, strings.TrimSuffix(strings.TrimPrefix(unit, "user@"), ".service"))
 	}
 	if !strings.Contains(unit, "@") {
 		return true, nil
 	}
-	p, err := c.GetUnitPropertyContext(ctx, unit, "TriggeredBy")
+	p, err := r.systemd.GetUnitPropertyContext(ctx, unit, "TriggeredBy")
 	if err != nil {
 		return false, fmt.Errorf("reading what started it: %w", err)
 	}
@@ -124,11 +112,11 @@ const pollPause = 25 * time.Millisecond
 
 // stopUnits stops the units, and those that come up meanwhile, until none
 // runs or ctx ends.
-func (d Doors) stopUnits(ctx context.Context, c *systemd.Conn) error {
+func (r *Reached) stopUnits(ctx context.Context) error {
 	begun := time.Now()
 	asked := map[string]bool{}
 	for {
-		list, err := d.loaded(ctx, c)
+		list, err := r.loaded(ctx)
 		if err != nil {
 			return err
 		}
@@ -139,14 +127,14 @@ func (d Doors) stopUnits(ctx context.Context, c *systemd.Conn) error {
 		kill := time.Since(begun) > patience
 		for _, u := range left {
 			if !asked[u] || kill {
-				if _, err := c.StopUnitContext(ctx, u, "replace", nil); err != nil && !isDBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+				if _, err := r.systemd.StopUnitContext(ctx, u, "replace", nil); err != nil && !isDBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
 					return fmt.Errorf("stopping %s: %w", u, err)
 				}
 				asked[u] = true
 			}
 			if kill {
 				// An error means that nothing is left to kill.
-				_ = c.KillUnitWithTarget(ctx, u, systemd.All, int32(unix.SIGKILL))
+				_ = r.systemd.KillUnitWithTarget(ctx, u, systemd.All, int32(unix.SIGKILL))
 			}
 		}
 		if kill {
