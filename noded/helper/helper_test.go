@@ -166,8 +166,11 @@ func TestOversizedRequestsAreRefused(t *testing.T) {
 }
 
 func TestSparesAreUsedOnceAndReplacedAndADeadOneHarmsNobody(t *testing.T) {
+	old := refillPause
+	refillPause = 500 * time.Millisecond
 	Keep(2)
 	t.Cleanup(func() {
+		refillPause = old
 		Keep(0)
 		spares.Lock()
 		defer spares.Unlock()

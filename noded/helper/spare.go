@@ -9,7 +9,7 @@ import (
 // refillPause is how long nobody may have wanted a helper before new spares are
 // started: a session takes several one after another, and the processor time
 // that starting a process takes is its own.
-const refillPause = 3 * time.Second
+var refillPause = 15 * time.Second
 
 // A spare is a helper that was started and waits for its work.
 type spare struct {

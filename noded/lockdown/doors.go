@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
@@ -140,17 +141,21 @@ func (r *Reached) close(ctx context.Context) error {
 	return r.doors.endLeftBehind(ctx)
 }
 
-// Open lets the units start again and starts what ran before. It is
-// safe to run twice, and after a Close that came to do nothing or half. It
-// tries every unit before it returns an error.
+// Open lets the units start again and has those started that ran before; the
+// function that it returns waits until they have. Both are safe to call twice,
+// and after a Close that came to do nothing or half. They try every unit before
+// they return an error.
 //
 // A bus that starts anew is waited for: its end may be why the doors are to be
 // opened.
-func (d Doors) Open(ctx context.Context, s DoorState) error {
+func (d Doors) Open(ctx context.Context, s DoorState) (wait func(context.Context) error, err error) {
 	for began := time.Now(); ; {
 		err := d.open(ctx, s)
+		if err == nil {
+			return func(ctx context.Context) error { return d.await(ctx, s) }, nil
+		}
 		if !isWithoutBus(err) || time.Since(began) > busPatience || pause(ctx) != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -169,10 +174,19 @@ func (d Doors) open(ctx context.Context, s DoorState) error {
 	if err := openGuards(); err != nil {
 		return fmt.Errorf("opening the doors: %w", err)
 	}
+	return d.eachRunning(ctx, s, startUnit)
+}
+
+func (d Doors) await(ctx context.Context, s DoorState) error { return d.eachRunning(ctx, s, awaitUnit) }
+
+func (d Doors) eachRunning(ctx context.Context, s DoorState, do func(context.Context, *systemd.Conn, string) error) error {
+	if len(s.Running) == 0 {
+		return nil
+	}
 	return d.reached(ctx, func(r *Reached) error {
 		var failed []error
 		for _, u := range s.Running {
-			if err := startUnit(ctx, r.systemd, u); err != nil {
+			if err := do(ctx, r.systemd, u); err != nil {
 				failed = append(failed, fmt.Errorf("opening the doors: %w", err))
 			}
 		}

@@ -111,7 +111,7 @@ func TestClosedDoorsCannotBeStartedAndAreDownAndOpenAgainAsTheyWere(t *testing.T
 		}
 	}
 	f.calls = nil
-	if err := d.Open(ctx, s); err != nil {
+	if err := d.openAll(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.Replace(before, "user@2001.service=active ", "", 1) // it had no login any more
@@ -149,7 +149,7 @@ func TestClosingAndOpeningTwiceIsAsOnce(t *testing.T) {
 	}
 	var after []string
 	for range 2 {
-		if err := d.Open(ctx, s); err != nil {
+		if err := d.openAll(ctx, s); err != nil {
 			t.Fatal(err)
 		}
 		after = append(after, f.state())
@@ -169,7 +169,7 @@ func TestACrashAnywhereInCloseIsUndoneByOpen(t *testing.T) {
 			t.Errorf("%s failed and Close did not", crash)
 		}
 		f.fail = ""
-		if err := d.Open(ctx, s); err != nil {
+		if err := d.openAll(ctx, s); err != nil {
 			t.Errorf("after a crash in %s: %v", crash, err)
 		}
 		if st := f.state(); !strings.Contains(st, "ssh.service=active") || !strings.Contains(st, "cron.service=active") || strings.Contains(st, "shut") {
@@ -181,7 +181,7 @@ func TestACrashAnywhereInCloseIsUndoneByOpen(t *testing.T) {
 func TestOpenWithoutCloseChangesNothing(t *testing.T) {
 	f, d := debian(t)
 	before := f.state()
-	if err := d.Open(soon(t), survey(t, d)); err != nil {
+	if err := d.openAll(soon(t), survey(t, d)); err != nil {
 		t.Fatal(err)
 	}
 	if f.state() != before {
@@ -254,7 +254,7 @@ func TestADoorThatOpensDuringASessionIsNamed(t *testing.T) {
 	if open, err := d.Check(ctx); err != nil || len(open) > 0 {
 		t.Errorf("after closing again: %v %v", open, err)
 	}
-	if err := d.Open(ctx, s); err != nil {
+	if err := d.openAll(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -270,7 +270,7 @@ func TestWhatASocketStartedForOneConnectionIsNotStartedAgain(t *testing.T) {
 	if err := d.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Open(ctx, s); err != nil {
+	if err := d.openAll(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	if st := f.state(); !strings.Contains(st, "ssh.socket=active") || strings.Contains(st, "ssh@1") || strings.Contains(st, "ssh.service") {
@@ -286,7 +286,7 @@ func TestAUnitThatDoesNotComeBackIsAnErrorAndTheOthersComeBackAllTheSame(t *test
 		t.Fatal(err)
 	}
 	f.units["ssh.service"].failing = true
-	if err := d.Open(ctx, s); err == nil || !strings.Contains(err.Error(), "ssh.service") {
+	if err := d.openAll(ctx, s); err == nil || !strings.Contains(err.Error(), "ssh.service") {
 		t.Errorf("Open: %v", err)
 	}
 	if st := f.state(); !strings.Contains(st, "cron.service=active") {
@@ -315,7 +315,7 @@ func TestOpenWaitsForSystemdToJoinABusThatStartedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.AfterFunc(300*time.Millisecond, func() { f.conn.RequestName(systemdName, dbus.NameFlagDoNotQueue) })
-	if err := d.Open(soon(t), s); err != nil {
+	if err := d.openAll(soon(t), s); err != nil {
 		t.Fatal(err)
 	}
 	if st := f.state(); !strings.Contains(st, "ssh.service=active") {
@@ -335,7 +335,7 @@ func TestDoorsWithoutABusAreAnError(t *testing.T) {
 	if err := d.Close(soon(t)); err == nil {
 		t.Error("Close answered")
 	}
-	if err := d.Open(soon(t), DoorState{}); err == nil {
+	if err := d.openAll(soon(t), DoorState{Running: []string{"ssh.service"}}); err == nil {
 		t.Error("Open answered")
 	}
 }

@@ -77,7 +77,7 @@ func (r *Reached) Watch(ctx context.Context, report func(string)) error {
 		default:
 			pause = retry
 		}
-		if err := r.doors.await(ctx, r.bus, signals, pause); err != nil {
+		if err := r.doors.announced(ctx, r.bus, signals, pause); err != nil {
 			return fmt.Errorf("watching the doors: %w", err)
 		}
 	}
@@ -114,9 +114,9 @@ func listen(ctx context.Context, bus *dbus.Conn) error {
 	return nil
 }
 
-// await returns when there is a reason to look: an announcement, or pause is
+// announced returns when there is a reason to look: an announcement, or pause is
 // over.
-func (d Doors) await(ctx context.Context, bus *dbus.Conn, signals <-chan *dbus.Signal, pause time.Duration) error {
+func (d Doors) announced(ctx context.Context, bus *dbus.Conn, signals <-chan *dbus.Signal, pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {

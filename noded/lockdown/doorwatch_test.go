@@ -83,7 +83,7 @@ func TestAUnitWhoseGuardIsTakenAwayIsGuardedAgainAndStoppedWithinASecondAndRepor
 		return shut && err == nil && f.seen["ssh.service"] && f.units["ssh.service"].active == "inactive"
 	})
 	within(t, time.Second, "a report", func() bool { return r.says("ssh.service runs") && r.says("ssh.service has no guard") })
-	if err := d.Open(soon(t), s); err != nil {
+	if err := d.openAll(soon(t), s); err != nil {
 		t.Fatal(err)
 	}
 	if shut, err := guardsShut(); shut || err != nil {

@@ -96,7 +96,7 @@ func TestASessionFromBeforeTheLockIsDeadAndSSHIsBackAfterTheRelease(t *testing.T
 	}
 	surveyed := time.Now()
 	t.Cleanup(func() {
-		if err := doors.Open(context.Background(), state); err != nil {
+		if err := doors.openAll(context.Background(), state); err != nil {
 			t.Error(err)
 		}
 	})
@@ -140,7 +140,7 @@ func TestASessionFromBeforeTheLockIsDeadAndSSHIsBackAfterTheRelease(t *testing.T
 
 	began = time.Now()
 	for range 2 {
-		if err := doors.Open(ctx, state); err != nil {
+		if err := doors.openAll(ctx, state); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("open %s", time.Since(began))
@@ -179,7 +179,7 @@ func TestAnSSHDThatIsStartedByHandDuringASessionIsFoundAndStopped(t *testing.T) 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := doors.Open(context.Background(), state); err != nil {
+		if err := doors.openAll(context.Background(), state); err != nil {
 			t.Error(err)
 		}
 	})

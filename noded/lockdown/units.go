@@ -150,16 +150,23 @@ func startUnit(ctx context.Context, c *systemd.Conn, unit string) error {
 	if _, err := c.StartUnitContext(ctx, unit, "replace", nil); err != nil {
 		return fmt.Errorf("starting %s: %w", unit, err)
 	}
+	return nil
+}
+
+// awaitUnit waits until a unit that was started runs.
+func awaitUnit(ctx context.Context, c *systemd.Conn, unit string) error {
 	for {
 		list, err := statusOf(ctx, c, []string{unit})
 		if err != nil {
 			return fmt.Errorf("starting %s: %w", unit, err)
 		}
-		switch list[0].ActiveState {
-		case "active", "reloading":
+		switch {
+		case list[0].ActiveState == "active", list[0].ActiveState == "reloading":
 			return nil
-		case "failed":
+		case list[0].ActiveState == "failed":
 			return fmt.Errorf("starting %s: it failed", unit)
+		case list[0].ActiveState == "inactive" && list[0].JobId == 0:
+			return fmt.Errorf("starting %s: it did not start", unit)
 		}
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("starting %s: %w", unit, err)

@@ -64,7 +64,12 @@ func (o *opening) open() (*os.File, error) {
 	if err := o.lock(); err != nil {
 		return nil, err
 	}
-	payload, err := attachLoop(o.file, p.offset, p.size, o.ReadOnly)
+	length := p.size
+	if p.verity != nil {
+		// One device for both: the tree lies behind the payload.
+		length = p.verity.HashOffset + p.verity.HashSize - p.offset
+	}
+	payload, err := attachLoop(o.file, p.offset, length, o.ReadOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -137,17 +142,12 @@ func (o *opening) openVerity(data string, p parameters) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("salt: %w", err)
 	}
-	tree, err := attachLoop(o.file, v.HashOffset, v.HashSize, true)
-	if err != nil {
-		return "", err
-	}
-	defer tree.Close()
 	if p.size%v.DataBlockSize != 0 {
 		return "", fmt.Errorf("payload of %d bytes is no whole number of %d-byte blocks", p.size, v.DataBlockSize)
 	}
 	n := name(o.Session, o.Index, verity)
 	device, err := cryptsetup.OpenVerity(cryptsetup.Verity{
-		Name: n, Data: data, Hash: tree.Name(), HashOffset: 0,
+		Name: n, Data: data, Hash: data, HashOffset: uint64(v.HashOffset - p.offset),
 		Algorithm: v.Algorithm, RootHash: root, Salt: salt,
 		DataBlockSize: uint32(v.DataBlockSize), HashBlockSize: uint32(v.HashBlockSize),
 		DataBlocks: uint64(p.size) / uint64(v.DataBlockSize),

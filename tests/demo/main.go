@@ -355,7 +355,7 @@ func (s *story) after(ctx context.Context, _ analysis.Paths) error {
 		{"ls /run/cloister/sessions | wc -l", "0\n"},
 		{"grep -c ^crypt /proc/keys || true", "0\n"},
 		{"nft list tables | grep -c 'inet cloister' || true", "0\n"},
-		{"systemctl is-active ssh.service", "active\n"},
+		{"timeout 30 sh -c 'until systemctl is-active -q ssh.service; do sleep 0.5; done'; systemctl is-active ssh.service", "active\n"},
 	} {
 		out, err := s.Output(ctx, node, c.cmd)
 		if err != nil {
