@@ -32,10 +32,42 @@ type admission struct {
 	volumes  []*os.File // in the manifest's order; nil for one to be made
 	image    *os.File   // nil without one
 	inUse    bool       // every volume was opened
+	question question
 	// claimed gets the outcome of recording the job as run, once its key is here.
 	claimed chan error
 	// stdout and stderr are files in the job view, their patterns filled in.
 	stdout, stderr string
+}
+
+// A question is what is on disk about asking the key server for a job's key.
+type question struct {
+	noted  chan error // gets the outcome of noting it, nil before that began
+	before bool       // it was asked before
+	put    bool       // it may have reached the key server
+}
+
+// note begins to note that the key server will be asked, which must be on disk
+// before it is: the disk takes as long as the locking of the node beside it.
+func (d *Daemon) note(a *admission) {
+	a.question.noted = make(chan error, 1)
+	go func() {
+		before, err := d.replay.Asked(a.manifest.Job, a.manifest.Expires)
+		a.question.before = before
+		a.question.noted <- err
+		close(a.question.noted)
+	}()
+}
+
+// unnote takes that back if the question was not put.
+func (d *Daemon) unnote(a *admission) error {
+	if a == nil || a.question.noted == nil || a.question.put {
+		return nil
+	}
+	<-a.question.noted
+	if a.question.before {
+		return nil
+	}
+	return d.replay.NotAsked(a.manifest.Job)
 }
 
 func (a *admission) rights() userfile.User {
@@ -200,10 +232,11 @@ func (a *admission) close() {
 // redeem gets the job key, once, and opens the manifest's secrets with it.
 func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, error) {
 	m := a.manifest
-	askedBefore, err := d.replay.Asked(m.Job, m.Expires)
-	if err != nil {
+	if err := <-a.question.noted; err != nil {
 		return nil, err
 	}
+	askedBefore := a.question.before
+	a.question.put = true
 	key, err := d.exchange(ctx, m.Tokens[0])
 	if errors.Is(err, kms.ErrUsed) && askedBefore {
 		// This node asked and never saw the answer: that is what the spare is for.

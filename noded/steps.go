@@ -69,8 +69,11 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		},
 		{
 			Name: stepLock,
-			Do:   func(ctx context.Context, save session.Saver) error { return d.lockNode(ctx, l, save) },
-			Undo: func(ctx context.Context) error { return d.openNode(ctx, l) },
+			Do: func(ctx context.Context, save session.Saver) error {
+				d.note(a)
+				return d.lockNode(ctx, l, save)
+			},
+			Undo: func(ctx context.Context) error { return errors.Join(d.unnote(a), d.openNode(ctx, l)) },
 		},
 		{
 			Name: stepKeys,

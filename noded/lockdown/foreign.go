@@ -22,6 +22,8 @@ type Process struct {
 	UIDs   [4]uint32 // real, effective, saved, file system
 	Cgroup string    // in the unified hierarchy, or systemd's own in version 1
 	Name   string    // up to 15 bytes, chosen by the process
+
+	ended bool // it was not waited for yet: there is nothing left in it to kill
 }
 
 // procDir is where proc(5) is; a test has another.
@@ -49,7 +51,7 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 		}
 		return false
 	}
-	ended, err := endProcesses(ctx, theirs, func(p Process) bool {
+	ended, err := endProcesses(ctx, (*Process).readStatus, theirs, func(p Process) bool {
 		return keep == "" || p.Cgroup != keep && !strings.HasPrefix(p.Cgroup, keep+"/")
 	})
 	if err != nil {
@@ -61,13 +63,14 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 func isPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
 
 // endProcesses kills what matches until a scan finds nothing that does. Of most
-// processes the first question is the last: only the second needs the control
-// group.
-func endProcesses(ctx context.Context, worth, match func(Process) bool) ([]Process, error) {
+// processes the first question is the last, and first reads what that needs: a
+// node has a hundred of them, and a scan is a part of every session's start.
+func endProcesses(ctx context.Context, first func(*Process) error, worth, match func(Process) bool) ([]Process, error) {
 	var ended []Process
 	known := map[int]bool{}
+	both := func(p Process) bool { return worth(p) && match(p) }
 	for {
-		all, err := processes(worth)
+		all, err := processes(first, worth)
 		if err != nil {
 			return ended, err
 		}
@@ -76,7 +79,7 @@ func endProcesses(ctx context.Context, worth, match func(Process) bool) ([]Proce
 			if p.PID == os.Getpid() || !match(p) {
 				continue
 			}
-			if err := kill(p, func(p Process) bool { return worth(p) && match(p) }); err != nil {
+			if err := kill(p, both); err != nil {
 				return ended, fmt.Errorf("killing process %s: %w", p, err)
 			}
 			if !known[p.PID] {
@@ -115,9 +118,8 @@ func gone(err error) error {
 	return err
 }
 
-// processes lists those that worth says yes to, from what is known without the
-// control group.
-func processes(worth func(Process) bool) ([]Process, error) {
+// processes lists those that worth says yes to, knowing what first reads.
+func processes(first func(*Process) error, worth func(Process) bool) ([]Process, error) {
 	dirs, err := os.ReadDir(procDir)
 	if err != nil {
 		return nil, err
@@ -128,16 +130,16 @@ func processes(worth func(Process) bool) ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		p, err := status(pid)
-		if err == nil && p != nil && worth(*p) {
-			err = p.readCgroup()
+		p := &Process{PID: pid}
+		if err = first(p); err == nil && worth(*p) {
+			p, err = process(pid)
 		} else {
 			p = nil
 		}
 		if gone(err) != nil {
 			return nil, err
 		}
-		if p != nil && err == nil {
+		if err == nil && p != nil {
 			out = append(out, *p)
 		}
 	}
@@ -147,20 +149,21 @@ func processes(worth func(Process) bool) ([]Process, error) {
 // process reads one of /proc; nil if it has ended but was not waited for:
 // there is nothing left in it to kill.
 func process(pid int) (*Process, error) {
-	p, err := status(pid)
-	if err != nil || p == nil {
+	p := &Process{PID: pid}
+	if err := errors.Join(p.readStatus(), p.readCgroup()); err != nil {
 		return nil, err
 	}
-	return p, p.readCgroup()
+	if p.ended {
+		return nil, nil
+	}
+	return p, nil
 }
 
-// status is process without the control group.
-func status(pid int) (*Process, error) {
-	dir := filepath.Join(procDir, strconv.Itoa(pid))
-	p := &Process{PID: pid}
-	f, err := os.Open(dir + "/status")
+func (p *Process) readStatus() error {
+	path := filepath.Join(procDir, strconv.Itoa(p.PID), "status")
+	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
 	uids := false
@@ -172,31 +175,32 @@ func status(pid int) (*Process, error) {
 		case "Name":
 			p.Name = value
 		case "State":
-			if strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X") {
-				return nil, nil
-			}
+			p.ended = strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X")
 		case "Uid":
 			fields := strings.Fields(value)
 			if len(fields) != len(p.UIDs) {
-				return nil, fmt.Errorf("reading %s/status: %d uids", dir, len(fields))
+				return fmt.Errorf("reading %s: %d uids", path, len(fields))
 			}
 			for i, x := range fields {
 				u, err := strconv.ParseUint(x, 10, 32)
 				if err != nil {
-					return nil, fmt.Errorf("reading %s/status: %w", dir, err)
+					return fmt.Errorf("reading %s: %w", path, err)
 				}
 				p.UIDs[i] = uint32(u)
 			}
 			uids = true
 		}
+		if uids {
+			break // Name and State come before (proc_pid_status(5))
+		}
 	}
 	if err := s.Err(); err != nil {
-		return nil, err
+		return err
 	}
-	if !uids {
-		return nil, fmt.Errorf("reading %s/status: it names no uid", dir)
+	if !uids && !p.ended {
+		return fmt.Errorf("reading %s: it names no uid", path)
 	}
-	return p, nil
+	return nil
 }
 
 func (p *Process) readCgroup() error {

@@ -119,7 +119,7 @@ func (d Doors) endLeftBehind(ctx context.Context) error {
 		return nil
 	}
 	names := d.names()
-	_, err := endProcesses(ctx, func(Process) bool { return true }, func(p Process) bool {
+	inDoor := func(p Process) bool {
 		for _, part := range strings.Split(p.Cgroup, "/") {
 			if !d.KeepConsole && strings.HasPrefix(part, "session-") && strings.HasSuffix(part, ".scope") {
 				return true
@@ -131,7 +131,8 @@ func (d Doors) endLeftBehind(ctx context.Context) error {
 			}
 		}
 		return false
-	})
+	}
+	_, err := endProcesses(ctx, (*Process).readCgroup, inDoor, func(Process) bool { return true })
 	if err != nil {
 		return fmt.Errorf("ending what was left behind: %w", err)
 	}

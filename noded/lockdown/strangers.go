@@ -77,7 +77,7 @@ func (s Strangers) end(ctx context.Context, report func(string)) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
-	ended, err := endProcesses(ctx, comesIn, s.foreign)
+	ended, err := endProcesses(ctx, (*Process).readStatus, comesIn, s.foreign)
 	for _, p := range ended {
 		report("process " + p.String() + " was started; ended")
 	}
