@@ -277,7 +277,9 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 	}
 	o, err := unlock.Open(ctx, l.record.ID, volume)
 	if err == nil && v.Create {
-		err = d.writeHeader(ctx, l, volume)
+		if err = d.writeHeader(ctx, l, volume); err != nil {
+			o.Mount.Close()
+		}
 	}
 	if err != nil {
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
