@@ -31,13 +31,16 @@ func sleeps(t *testing.T, s *deploy.Site, name string) uint32 {
 // noted wants an incident in noded's log on s2.
 func noted(t *testing.T, s *deploy.Site, what string) {
 	t.Helper()
-	out, err := s.Output(t.Context(), cluster.S2, "journalctl -q --no-pager -b -u cloister-noded -o cat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(out) {
-		if strings.Contains(line, "incident:") && strings.Contains(line, what) {
-			return
+	var out string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
+		var err error
+		if out, err = s.Output(t.Context(), cluster.S2, "journalctl -q --no-pager -b -u cloister-noded -o cat"); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, "incident:") && strings.Contains(line, what) {
+				return
+			}
 		}
 	}
 	t.Errorf("noded recorded no incident with %q:\n%s", what, out)
