@@ -98,7 +98,7 @@ func TestRecordsTellOfAJobAndOfWhatWasDoneToItsNode(t *testing.T) {
 	t.Logf("memory, and processor ticks (10 ms) ten seconds apart: %q", out)
 
 	// Something holds a volume when the job ends: the node is given up.
-	if _, err := s.Output(ctx, cluster.S2, "systemd-run -q --unit=holder sh -c 'exec sleep 1000 < $(ls /dev/mapper/cloister-*-1-crypt)'"); err != nil {
+	if _, err := s.Output(ctx, cluster.S2, "d=$(dmsetup ls | grep -o '^cloister-[^ \t]*-1-authenc') && systemd-run -q --unit=holder sh -c \"exec sleep 1000 < /dev/$(dmsetup info -c --noheadings -o blkdevname $d)\""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Output(ctx, cluster.Head, fmt.Sprintf("scancel %d", id)); err != nil {
