@@ -49,7 +49,8 @@ type Error struct {
 	// known: the token may be gone with its answer lost.
 	MaybeSpent bool
 
-	ctx error // context.Canceled or DeadlineExceeded, when that was it
+	ctx    error // context.Canceled or DeadlineExceeded, when that was it
+	status int   // of an answer that refused, else 0
 }
 
 func (e *Error) Error() string {
@@ -154,6 +155,12 @@ func (c *Client) classify(ctx context.Context, op string, err error) *Error {
 }
 
 func (c *Client) classifyAnswer(op string, re *api.ResponseError) *Error {
+	e := c.kindOf(op, re)
+	e.status = re.StatusCode
+	return e
+}
+
+func (c *Client) kindOf(op string, re *api.ResponseError) *Error {
 	said := func(text string) bool {
 		for _, s := range re.Errors {
 			if strings.Contains(s, text) {

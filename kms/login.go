@@ -75,8 +75,13 @@ func (c *Client) LoginUserpass(ctx context.Context, mount, name string, password
 
 // refusedLogin makes a refusal of a login what it is.
 func refusedLogin(err error) error {
-	if e, ok := errors.AsType[*Error](err); ok && e.Kind == ErrDenied {
-		e.Kind = ErrLogin
+	if e, ok := errors.AsType[*Error](err); ok {
+		switch {
+		case e.status == http.StatusNotFound:
+			e.Kind, e.Cause = ErrLogin, "it has no such method there"
+		case e.Kind == ErrDenied:
+			e.Kind = ErrLogin
+		}
 	}
 	return err
 }

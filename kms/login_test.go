@@ -168,7 +168,7 @@ func TestAHostileAnswerToALoginIsRefused(t *testing.T) {
 		"no content":     {say(204, ``), kms.ErrMalformed},
 		"echo":           {say(400, `{"errors":["`+canary+`"]}`), kms.ErrLogin},
 		"too many":       {say(429, `{"errors":["wait"]}`), kms.ErrUnreachable},
-		"not the method": {say(404, `{"errors":[]}`), kms.ErrMalformed},
+		"not the method": {say(404, `{"errors":[]}`), kms.ErrLogin},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := hostile(t, 5*time.Second, c.answer).LoginUserpass(t.Context(), "userpass", "alice", secret.New([]byte("CANARY")))
