@@ -41,11 +41,16 @@ type VolumeSecret struct {
 // its volumes, in the manifest's order.
 type Secrets struct{ Volumes []VolumeSecret }
 
+// Wipe overwrites both keys.
+func (v VolumeSecret) Wipe() {
+	v.VolumeKey.Wipe()
+	v.KeyslotKey.Wipe()
+}
+
 // Wipe overwrites every key.
 func (s *Secrets) Wipe() {
 	for _, v := range s.Volumes {
-		v.VolumeKey.Wipe()
-		v.KeyslotKey.Wipe()
+		v.Wipe()
 	}
 }
 
