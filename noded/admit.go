@@ -25,15 +25,21 @@ import (
 // An admission is a sealed job that was verified and may run here. Its files
 // are open; its keys are not known yet.
 type admission struct {
-	request  *handoff.Request
-	manifest *sealed.Manifest
-	script   []byte
-	user     account.Account
-	volumes  []*os.File // in the manifest's order; nil for one to be made
-	image    *os.File   // nil without one
+	request *handoff.Request
+	// whole is the manifest as it was signed, manifest that of this run.
+	whole, manifest *sealed.Manifest
+	run             sealed.Run
+
+	script  []byte
+	user    account.Account
+	volumes []*os.File // in the manifest's order; nil for one to be made
+	image   *os.File   // nil without one
 	// stdout and stderr are files in the job view, their patterns filled in.
 	stdout, stderr string
 }
+
+// id names the run in the node's memory and journal.
+func (a *admission) id() string { return a.run.ID(a.manifest.Job) }
 
 func (a *admission) rights() userfile.User {
 	return userfile.User{UID: a.user.UID, GID: a.user.GID, Groups: a.user.Groups}
@@ -51,19 +57,22 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, e
 	if err := d.verify(a); err != nil {
 		return nil, err
 	}
+	if err := d.chooseRun(ctx, a); err != nil {
+		return nil, err
+	}
 	if a.stdout, err = d.output(a.manifest.Stdout, a); err != nil {
 		return nil, err
 	}
 	if a.stderr, err = d.output(a.manifest.Stderr, a); err != nil {
 		return nil, err
 	}
-	seen, err := d.replay.Seen(a.manifest.Job)
+	seen, err := d.replay.Seen(a.id())
 	if err != nil {
 		return nil, err
 	}
 	if seen && !mutant.Removed(mutant.SingleUse) {
 		d.incident("sealed job submitted again", a)
-		return nil, refusal("this sealed job has already run here: each runs once", nextSealAgain)
+		return nil, a.ranBefore()
 	}
 	if err := d.openFiles(ctx, a); err != nil {
 		a.close()
@@ -92,16 +101,16 @@ func (d *Daemon) verify(a *admission) error {
 	if err != nil {
 		return err
 	}
-	if a.manifest, a.script, err = env.Decrypt(d.identities...); err != nil {
+	if a.whole, a.script, err = env.Decrypt(d.identities...); err != nil {
 		return err
 	}
-	if err := sealed.CheckBinding(a.manifest, signer, a.user.Name); err != nil {
+	if err := sealed.CheckBinding(a.whole, signer, a.user.Name); err != nil {
 		return err
 	}
 	if len(a.request.Arguments) == 0 {
 		return errors.New("the launch names no script")
 	}
-	return d.policy.Admit(a.manifest, policy.Facts{
+	return d.policy.Admit(a.whole, policy.Facts{
 		Now:       now,
 		Nodes:     a.request.Nodes,
 		Arguments: a.request.Arguments[1:],
@@ -189,14 +198,14 @@ func (a *admission) close() {
 // redeem gets the job key, once, and opens the manifest's secrets with it.
 func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, error) {
 	m := a.manifest
-	askedBefore, err := d.replay.Asked(m.Job, m.Expires)
+	askedBefore, err := d.replay.Asked(a.id(), m.Expires)
 	if err != nil {
 		return nil, err
 	}
 	key, err := d.exchange(ctx, m.Tokens[0])
 	if errors.Is(err, kms.ErrUsed) && askedBefore {
 		// This node asked and never saw the answer: that is what the spare is for.
-		d.log.Warn("an answer of the KMS was lost, using the spare token", zap.String("job", m.Job))
+		d.log.Warn("an answer of the KMS was lost, using the spare token", zap.String("run", a.id()))
 		key, err = d.exchange(ctx, m.Spare)
 	}
 	if err != nil {
@@ -204,16 +213,24 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 	}
 	defer key.Wipe()
 	if !mutant.Removed(mutant.SingleUse) {
-		if err := d.replay.Claim(m.Job, m.Expires); err != nil {
+		if err := d.replay.Claim(a.id(), m.Expires); err != nil {
 			return nil, err
 		}
 	}
-	return sealed.OpenSecrets(m.Secrets, key, m.Job)
+	secrets, err := sealed.OpenSecrets(m.Secrets, key, m.Job)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.whole.RunSecrets(secrets, a.run); err != nil {
+		secrets.Wipe()
+		return nil, err
+	}
+	return secrets, nil
 }
 
 func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {
 	if !kms.MaybeSpent(err) && !askedBefore {
-		if undo := d.replay.NotAsked(a.manifest.Job); undo != nil {
+		if undo := d.replay.NotAsked(a.id()); undo != nil {
 			return errors.Join(err, undo)
 		}
 	}
