@@ -21,7 +21,7 @@ const maxRows = 64 * sealed.MaxRuns
 // whose name could look like any field there.
 func (s slurm) Restarts(ctx context.Context, job uint32) (uint32, error) {
 	var rows, complaints bounded
-	c := exec.CommandContext(ctx, "squeue", "--noheader", "--jobs="+strconv.FormatUint(uint64(job), 10), "--Format=JobID:16,RestartCnt:16")
+	c := exec.CommandContext(ctx, "squeue", "--all", "--noheader", "--jobs="+strconv.FormatUint(uint64(job), 10), "--Format=JobID:16,RestartCnt:16")
 	c.Stdout, c.Stderr = &rows, &complaints
 	if err := c.Run(); err != nil {
 		return 0, fmt.Errorf("squeue: %w: %s", err, strings.TrimSpace(complaints.b.String()))

@@ -64,7 +64,7 @@ func squeue(t *testing.T, script string) {
 }
 
 func TestSlurmIsAskedOnceAndNotForLong(t *testing.T) {
-	squeue(t, `[ "$*" = "--noheader --jobs=17 --Format=JobID:16,RestartCnt:16" ] && echo "17 5"; echo noise >&2`)
+	squeue(t, `[ "$*" = "--all --noheader --jobs=17 --Format=JobID:16,RestartCnt:16" ] && echo "17 5"; echo noise >&2`)
 	if n, err := (slurm{}).Restarts(t.Context(), 17); err != nil || n != 5 {
 		t.Errorf("%d, %v", n, err)
 	}
