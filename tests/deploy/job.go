@@ -175,7 +175,7 @@ func (s *Site) Results(ctx context.Context, who, volume, file string) (string, e
 // a clean one.
 func (s *Site) Traces(ctx context.Context, node string) (string, error) {
 	return s.Output(ctx, node, `
-ls /dev/mapper | grep cloister
+dmsetup ls 2>&1 | grep -v '^No devices found'
 losetup -l -n
 cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -E 'cloister-(image|view)|/dev/(mapper/cloister|dm-)' | sort -u
 ls -A /run/cloister/sessions /run/cloister | grep -E '^[0-9a-f]{32}|session-'
