@@ -34,6 +34,16 @@ type Keys struct {
 	pem  []pemKey
 }
 
+// ReadKeys is ParseKeys of all that r has, of which it reads no more than is
+// needed to refuse it.
+func ReadKeys(r io.Reader) (*Keys, error) {
+	armored, err := io.ReadAll(io.LimitReader(r, MaxKeyring+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading a keyring: %w", err)
+	}
+	return ParseKeys(armored)
+}
+
 // ParseKeys reads one or more armored OpenPGP public key blocks (`gpg --armor
 // --export`) and PEM public keys (`openssl pkey -pubout`), with nothing but white
 // space around them. It refuses private keys, certificates, DSA, P-224 and RSA

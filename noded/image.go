@@ -125,23 +125,13 @@ const (
 	nextImage = "put back the image that the job was sealed with, or seal the script again"
 )
 
-// imageKeysLimit bounds the key file, in bytes.
-const imageKeysLimit = 1 << 20
-
 func (d *Daemon) imageKeys() (*image.Keys, error) {
 	f, err := os.Open(d.policy.Images.KeysFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the keys that images must be signed with: %w", err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, imageKeysLimit+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the keys that images must be signed with: %w", err)
-	}
-	if len(b) > imageKeysLimit {
-		return nil, fmt.Errorf("reading the keys that images must be signed with: more than %d bytes", imageKeysLimit)
-	}
-	return image.ParseKeys(b)
+	return image.ReadKeys(f)
 }
 
 // removeScratch gives the image's memory back. It is safe to call twice, and

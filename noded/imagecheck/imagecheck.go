@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"cloister/image"
@@ -72,11 +71,7 @@ func handle(body []byte, files []*os.File) (any, []*os.File, error) {
 	if len(files) != 2 {
 		return nil, nil, errors.New("two files were expected")
 	}
-	armored, err := io.ReadAll(io.LimitReader(files[1], image.MaxKeyring+1))
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading the keys: %w", err)
-	}
-	keys, err := image.ParseKeys(armored)
+	keys, err := image.ReadKeys(files[1])
 	if err != nil {
 		return nil, nil, err
 	}
