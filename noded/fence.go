@@ -102,6 +102,18 @@ func (d *Daemon) saveFence(f *status.Fence) error {
 	return nil
 }
 
+// forgetFence has noded launch again. The note goes first: a noded that is
+// restarted must not be fenced while this one is not.
+func (d *Daemon) forgetFence() error {
+	if err := os.Remove(d.path(fenceFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fenced = nil
+	return nil
+}
+
 // loadFence finds what a predecessor gave up. A note that cannot be read is
 // one that the node was given up.
 func (d *Daemon) loadFence() {

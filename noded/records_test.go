@@ -279,6 +279,16 @@ func TestAFencedNodeStaysSoThroughARestartAndIsRecoveredWhenItIsClean(t *testing
 		t.Fatalf("recovered under a session: %+v", r)
 	}
 	d.release(l)
+	stuck := filepath.Join(dir, fenceFile)
+	if err := errors.Join(os.Remove(stuck), os.MkdirAll(filepath.Join(stuck, "x"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.Retry(t.Context()); r.Recovered || d.Status().State != "fenced" || slurm.resumed {
+		t.Fatalf("recovered though a noded that is restarted would be fenced: %+v", r)
+	}
+	if err := os.RemoveAll(stuck); err != nil {
+		t.Fatal(err)
+	}
 	r = d.Retry(t.Context())
 	if !r.Recovered || d.Status().State != "in-service" || !slurm.resumed || h.last(t).Event != audit.Recovered {
 		t.Fatalf("not recovered though it is clean: %+v", r)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"strings"
 
 	"cloister/noded/audit"
@@ -47,15 +45,7 @@ func (d *Daemon) Retry(ctx context.Context) *status.Recovery {
 	for _, f := range d.check() {
 		r.line("checking the node", errors.New(f))
 	}
-	if !r.failed {
-		d.mu.Lock()
-		d.fenced = nil
-		d.mu.Unlock()
-		err := os.Remove(d.path(fenceFile))
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		r.line("letting noded launch again", err)
+	if !r.failed && r.line("letting noded launch again", d.forgetFence()) {
 		r.Recovered = true
 		d.resume(ctx, r)
 	} else {
