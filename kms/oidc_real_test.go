@@ -83,7 +83,7 @@ func newProvider(t *testing.T) *provider {
 // which KMS_ADMIN=1 says. The embedded server has no OIDC.
 func TestARealServerLogsInByOIDC(t *testing.T) {
 	if os.Getenv("KMS_ADMIN") != "1" {
-		t.Skip("set KMS_ADDR, KMS_TOKEN, KMS_CACERT and KMS_ADMIN=1 to change a real server's auth methods")
+		t.Skip("needs a real server whose auth methods it may change: make conformance builds one and runs this; or set KMS_ADDR, KMS_TOKEN, KMS_CACERT and KMS_ADMIN=1")
 	}
 	k := targets(t)["real"]
 	p := newProvider(t)
