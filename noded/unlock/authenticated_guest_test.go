@@ -337,6 +337,7 @@ func TestAVolumeWhoseNodeDiedStaysUnclosedUntilTheNextSession(t *testing.T) {
 			break
 		}
 	}
+	nothingLeft(t, s)
 	if got := r.state(t); !got.Unclosed() || got.Counter != 1 {
 		t.Errorf("%+v", got)
 	}
@@ -358,6 +359,7 @@ func TestClosingByNameCountsWithoutMemoryOfTheOpening(t *testing.T) {
 		t.Errorf("mappings %q", names)
 	}
 	check(t, Close(context.Background(), s))
+	nothingLeft(t, s) // the lock goes with the loop device
 	if got := r.state(t); got != (volume.State{Counter: 2, Job: jobID}) {
 		t.Errorf("%+v", got)
 	}
