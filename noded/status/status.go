@@ -8,6 +8,7 @@ package status
 
 import (
 	"bytes"
+	"cloister/noded/audit"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,6 +80,16 @@ type Incident struct {
 	What string `json:"what"`
 	Boot uint64 `json:"boot"`
 	All  uint64 `json:"all"`
+}
+
+// Count is what is counted of one kind of incident.
+func (s *Status) Count(kind audit.Incident) Incident {
+	for _, i := range s.Incidents {
+		if i.Kind == string(kind) {
+			return i
+		}
+	}
+	return Incident{Kind: string(kind), What: kind.String()}
 }
 
 // A Line is one thing that a recovery did, and what was wrong with it.

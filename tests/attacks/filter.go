@@ -3,10 +3,10 @@ package attacks
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"cloister/mutant"
+	"cloister/noded/audit"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
 )
@@ -98,11 +98,13 @@ func answered(ctx context.Context, s *deploy.Site, v Victim) error {
 }
 
 // flushed breaks the lock in every way that nft(8) offers, and wants it whole
-// again within two seconds each time, and in the journal.
+// again within two seconds each time, and recorded.
 func flushed(ctx context.Context, s *deploy.Site, _ Victim) error {
-	r, err := s.Run(ctx, cluster.S2, `incidents() { journalctl -q -u cloister-noded -o cat | grep -c 'incident: the packet filter was changed'; }
-before=$(incidents)
-nft -s list table inet cloister > /run/lock-before
+	before, err := s.Incidents(ctx, cluster.S2, audit.RulesChanged)
+	if err != nil {
+		return err
+	}
+	r, err := s.Run(ctx, cluster.S2, `nft -s list table inet cloister > /run/lock-before
 while read -r break; do
 	nft "$break" || echo "cannot: $break"
 	whole=
@@ -120,8 +122,7 @@ add chain inet cloister input { policy accept; }
 flush chain inet cloister output
 add table inet cloister { flags dormant; }
 add element inet cloister slurm_hosts4 { 10.77.0.14 }
-END
-echo incidents: $(( $(incidents) - before ))`)
+END`)
 	if err != nil {
 		return err
 	}
@@ -136,8 +137,12 @@ echo incidents: $(( $(incidents) - before ))`)
 	if cannot := said["cannot"]; cannot != nil {
 		return fmt.Errorf("nft does not do %q: %s", cannot[0], r.Stderr)
 	}
-	if n, err := strconv.Atoi(strings.Join(said["incidents"], "")); err != nil || n < 8 {
-		return fmt.Errorf("of 8 changes to the packet filter %q are in the journal", said["incidents"])
+	after, err := s.Incidents(ctx, cluster.S2, audit.RulesChanged)
+	if err != nil {
+		return err
+	}
+	if after-before < 8 {
+		return fmt.Errorf("of 8 changes to the packet filter %d are recorded", after-before)
 	}
 	return nil
 }

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"cloister/mutant"
+	"cloister/noded/audit"
 	format "cloister/sealed"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
@@ -108,12 +108,8 @@ func twice(ctx context.Context, s *deploy.Site) error {
 }
 
 // incidents counts what cluster.S2 recorded of sealed jobs that came twice.
-func incidents(ctx context.Context, s *deploy.Site) (int, error) {
-	out, err := s.Output(ctx, cluster.S2, "journalctl -q -u cloister-noded -o cat | grep -c -e 'incident: sealed job submitted again' -e 'incident: token gone'; true")
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(out))
+func incidents(ctx context.Context, s *deploy.Site) (uint64, error) {
+	return s.Incidents(ctx, cluster.S2, audit.Replayed, audit.TokenUsed)
 }
 
 // taskEpilog: slurmstepd itself runs the program, as the user, also when the

@@ -33,7 +33,7 @@ func Restore(ctx context.Context, s *deploy.Site) error {
 	}
 	for _, node := range nodes {
 		if _, err := s.Output(ctx, node, "for i in $(seq 100); do pgrep -u alice,bob,carol >/dev/null || break; sleep 0.2; done; pkill -KILL -u alice,bob,carol; "+
-			"! systemctl show -p StatusText cloister-noded | grep -q fenced || systemctl restart cloister-noded; true"); err != nil {
+			"! systemctl show -p StatusText cloister-noded | grep -q fenced || cloister node recover"); err != nil {
 			return err
 		}
 		r, err := s.Run(ctx, cluster.Head, "timeout 30 scontrol update nodename="+node+" state=resume")

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cloister/mutant"
+	"cloister/noded/audit"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
 )
@@ -70,8 +71,8 @@ func blindStep(ctx context.Context, s *deploy.Site, job uint32, variables string
 }
 
 // intruders counts the steps that noded on cluster.S2 recorded as intruders.
-func intruders(ctx context.Context, s *deploy.Site) (string, error) {
-	return s.Output(ctx, cluster.S2, "journalctl -q -u cloister-noded -o cat | grep -c 'incident: a step' || true")
+func intruders(ctx context.Context, s *deploy.Site) (uint64, error) {
+	return s.Incidents(ctx, cluster.S2, audit.StepRefused)
 }
 
 // attached: slurmstepd gives whoever asks with the victim's name, or root's, a

@@ -17,24 +17,11 @@ import (
 // nodeStatus asks s2 and wants this exit status.
 func nodeStatus(t *testing.T, s *deploy.Site, exit int) *status.Status {
 	t.Helper()
-	r, err := s.Run(t.Context(), cluster.S2, "cloister node status --json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := status.Parse([]byte(r.Stdout))
-	if err != nil || r.Exit != exit {
-		t.Fatalf("exit status %d, want %d: %s %v", r.Exit, exit, r.Stdout+r.Stderr, err)
+	st, got, err := s.Status(t.Context(), cluster.S2)
+	if err != nil || got != exit {
+		t.Fatalf("exit status %d, want %d: %v", got, exit, err)
 	}
 	return st
-}
-
-func counted(st *status.Status, kind audit.Incident) uint64 {
-	for _, i := range st.Incidents {
-		if i.Kind == string(kind) {
-			return i.Boot
-		}
-	}
-	return 0
 }
 
 // within waits for a script to succeed on s2.
@@ -73,7 +60,7 @@ func TestRecordsTellOfAJobAndOfWhatWasDoneToItsNode(t *testing.T) {
 	}
 	within(t, s, 10, "the rules are back", "nft list table inet cloister")
 	noted(t, s, "packet filter")
-	if n := counted(nodeStatus(t, s, 0), audit.RulesChanged); n != 1 {
+	if n := nodeStatus(t, s, 0).Count(audit.RulesChanged).Boot; n != 1 {
 		t.Errorf("%d incidents of the packet filter are counted, want 1", n)
 	}
 
@@ -88,7 +75,7 @@ func TestRecordsTellOfAJobAndOfWhatWasDoneToItsNode(t *testing.T) {
 		t.Fatalf("the job did not live through it: %s, %v", e.State, err)
 	}
 	st = nodeStatus(t, s, 0)
-	if st.Session == nil || st.Session.Job != id || counted(st, audit.RulesChanged) != 1 {
+	if st.Session == nil || st.Session.Job != id || st.Count(audit.RulesChanged).Boot != 1 {
 		t.Errorf("noded forgot: %+v, session %+v", st, st.Session)
 	}
 	out, err := s.Output(ctx, cluster.S2, "grep VmRSS /proc/$(systemctl show -p MainPID --value cloister-noded)/status; cut -d' ' -f14,15 /proc/$(systemctl show -p MainPID --value cloister-noded)/stat; sleep 10; cut -d' ' -f14,15 /proc/$(systemctl show -p MainPID --value cloister-noded)/stat")
