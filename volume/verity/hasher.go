@@ -11,12 +11,21 @@ import (
 type Hasher struct {
 	salt    []byte
 	h       hash.Hash
+	wide    []sideBySide
 	digests []byte // scratch of Verifier.Check
+}
+
+// sideBySide hashes several blocks at once: one alone leaves most of a
+// processor's speed unused, because each instruction waits for the one before.
+type sideBySide struct {
+	blocks int
+	// sum appends SHA-256(salt || block) of data's first blocks.
+	sum func(to, salt, data []byte) []byte
 }
 
 // NewHasher returns a Hasher for salt, which has SaltSize bytes.
 func NewHasher(salt []byte) *Hasher {
-	return &Hasher{salt: append([]byte(nil), salt...), h: sha256.New()}
+	return &Hasher{salt: append([]byte(nil), salt...), h: sha256.New(), wide: fastest()}
 }
 
 // Sum returns the digest of one block of BlockSize bytes.
@@ -25,12 +34,12 @@ func (h *Hasher) Sum(block []byte) (digest [DigestSize]byte) {
 	return digest
 }
 
-// Append appends the digests of data, whole blocks, to to. Where the processor
-// can, it hashes two blocks side by side: one alone leaves half of the
-// instructions' speed unused, because each waits for the one before.
+// Append appends the digests of data, whole blocks, to to.
 func (h *Hasher) Append(to, data []byte) []byte {
-	for ; pairs && len(data) >= 2*BlockSize; data = data[2*BlockSize:] {
-		to = sumPair(to, h.salt, data[:BlockSize], data[BlockSize:2*BlockSize])
+	for _, w := range h.wide {
+		for ; len(data) >= w.blocks*BlockSize; data = data[w.blocks*BlockSize:] {
+			to = w.sum(to, h.salt, data)
+		}
 	}
 	for ; len(data) > 0; data = data[BlockSize:] {
 		to = h.one(to, data[:BlockSize])

@@ -11,5 +11,12 @@ package verity
 //go:noescape
 func blocks2(state *[2][8]uint32, a *byte, b *byte, n int)
 
+// blocks16 runs SHA-256's compression function over n blocks of 64 bytes of 16
+// messages side by side. Message i begins at first + i×stride; state[j][i] is the
+// j-th word of its hash value. It needs AVX512F and AVX512BW.
+//
+//go:noescape
+func blocks16(state *[8][16]uint32, first *byte, stride uintptr, n int)
+
 // features returns EBX of CPUID's leaf 7, or 0 where there is none.
 func features() uint32

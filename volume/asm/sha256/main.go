@@ -71,6 +71,7 @@ func main() {
 		MOVOU(s.cdgh, Mem{Base: state, Disp: 32*i + 16})
 	}
 	RET()
+	blocks16(k)
 	features()
 	Generate()
 }

@@ -1,0 +1,6 @@
+//go:build !amd64 || purego
+
+package verity
+
+func possible() []sideBySide { return nil }
+func fastest() []sideBySide  { return nil }
