@@ -307,28 +307,35 @@ func (w *writer) chunks(ctx context.Context) error {
 	}
 }
 
+// chunk does a piece after the other, so that one is still in the core's cache
+// when it is hashed and written.
 func (w *writer) chunk(hasher *verity.Hasher, src *sources, buf []byte, off int64) error {
 	first, blocks := off/verity.BlockSize, int64(len(buf))/verity.BlockSize
 	used := buf[:w.toWrite(first, blocks)*verity.BlockSize]
-	if len(used) > 0 {
-		if err := w.im.Fill(used, first, src.open); err != nil {
+	digests := make([]byte, 0, blocks*verity.DigestSize)
+	for at := off; len(used) > 0; {
+		piece := used[:min(pieceSize, len(used))]
+		if err := w.im.Fill(piece, at/verity.BlockSize, src.open); err != nil {
 			return err
 		}
-		w.cipher.Encrypt(used, used, luks2.SectorSize, off)
-		if err := w.write(used, w.pinned.PayloadOffset+off); err != nil {
+		w.cipher.Encrypt(piece, piece, luks2.SectorSize, at)
+		if hasher != nil {
+			digests = hasher.Append(digests, piece)
+		}
+		if err := w.write(piece, w.pinned.PayloadOffset+at); err != nil {
 			return err
 		}
+		used, at = used[len(piece):], at+int64(len(piece))
 	}
-	return w.leaves(hasher, used, first, blocks)
+	return w.leaves(hasher, digests, first, blocks)
 }
 
-// leaves puts the digests of blocks from first on into the hash tree: of used,
-// and of the zeros that follow.
-func (w *writer) leaves(hasher *verity.Hasher, used []byte, first, blocks int64) error {
+// leaves puts digests of blocks from first on into the hash tree, and those of
+// the zeros that follow.
+func (w *writer) leaves(hasher *verity.Hasher, digests []byte, first, blocks int64) error {
 	if w.tree == nil {
 		return nil
 	}
-	digests := hasher.Append(make([]byte, 0, blocks*verity.DigestSize), used)
 	zero := w.tree.ZeroDigest()
 	for int64(len(digests)) < blocks*verity.DigestSize {
 		digests = append(digests, zero[:]...)

@@ -132,7 +132,7 @@ func (w *writer) hashCiphertext(ctx context.Context) error {
 			if _, err := w.f.ReadAt(written, w.pinned.PayloadOffset+off); err != nil {
 				return err
 			}
-			return w.leaves(hasher, written, first, blocks)
+			return w.leaves(hasher, hasher.Append(make([]byte, 0, blocks*verity.DigestSize), written), first, blocks)
 		}
 	})
 }

@@ -112,6 +112,10 @@ func openRegular(path string) (*os.File, int64, error) {
 // calls, small enough that a few for each core stay within 64 MB.
 const chunkSize = 2 * verity.PerBlock * verity.BlockSize
 
+// pieceSize is what a core reads, transforms and writes at a time, in bytes:
+// a fraction of its second-level cache (1 to 2 MiB).
+const pieceSize = 256 << 10
+
 // payload reads a volume's payload with pinned parameters. It is safe for
 // concurrent use.
 type payload struct {
