@@ -451,6 +451,49 @@ func TestASizeThatIsAskedForIsKeptOrRefused(t *testing.T) {
 	}
 }
 
+func TestE2fsckFindsNothingToSayAboutAJournalledImageOfAnySizeOnGarbage(t *testing.T) {
+	rnd := rand.New(rand.NewSource(1))
+	written := map[int64]int64{}
+	for _, size := range []int64{4 << 20, 8 << 20, 16 << 20, 32 << 20, 128<<20 - BlockSize, 128 << 20, 1 << 30, 1<<30 + 5*BlockSize, 20 << 30, 2 << 40} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			opt := Options{Size: size, Journal: true, Seconds: 1700000000, UUID: [16]byte{1, 2, 3}}
+			im, err := NewImage(directory(".").Inode, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "image")
+			f := must(os.Create(path))
+			defer f.Close()
+			if err := f.Truncate(size); err != nil {
+				t.Fatal(err)
+			}
+			// What was not written reads as noise on an encrypted device.
+			garbage := make([]byte, 1<<20)
+			rnd.Read(garbage)
+			for at := int64(0); at < min(size, 64<<20); at += int64(len(garbage)) {
+				f.WriteAt(garbage[:min(int64(len(garbage)), size-at)], at)
+			}
+			n, err := im.WriteUsed(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			written[size] = n
+			out := run(t, "e2fsck", "-fn", path)
+			if strings.Contains(out, "?") {
+				t.Errorf("e2fsck:\n%s", out)
+			}
+			features := run(t, "dumpe2fs", "-h", path)
+			if want := size >= 8<<20; strings.Contains(features, "has_journal") != want || !strings.Contains(features, "dir_index") {
+				t.Errorf("features:\n%s", features)
+			}
+		})
+	}
+	t.Logf("written: %v", written)
+	if written[20<<30] > 1<<20 {
+		t.Errorf("%d bytes were written for 20 GiB", written[20<<30])
+	}
+}
+
 func TestAStreamThatJustFitsItsSizeFits(t *testing.T) {
 	c := contents{}
 	full := make([]byte, 60<<20)

@@ -12,12 +12,14 @@ type Contents func(*Inode) (io.ReaderAt, error)
 
 // Used tells how many of the blocks from first on are in use: the others are
 // never read by anybody and need not be written. A range that lies within the
-// inode tables of groups without inodes is not in use either.
+// inode tables of groups without inodes is not in use either, nor is one within
+// the bitmaps of groups that have none yet.
 func (im *Image) Used(first, count int64) int64 {
-	if first >= int64(im.unwrittenTables()) && first+count <= int64(im.contents()) {
+	within := func(from, to uint32) bool { return first >= int64(from) && first+count <= int64(to) }
+	if within(im.unwrittenTables(), im.contents()) || im.opt.Journal && im.withinUnused(within) {
 		return 0
 	}
-	return max(0, min(count, int64(im.used)-first))
+	return max(0, min(count, int64(im.written())-first))
 }
 
 // Fill produces the image's bytes from block first on into buf, whose length
@@ -65,6 +67,10 @@ func (im *Image) region(buf []byte, r region, skip uint32, open Contents) error 
 		r.inode.xattrBlock(im.seed, buf)
 	case regionTarget:
 		copy(buf, r.inode.Target)
+	case regionJournal:
+		if skip == 0 {
+			im.journalSuper(buf)
+		}
 	}
 	return nil
 }
@@ -145,6 +151,8 @@ func (im *Image) byNumber(n uint32) *Inode {
 	switch {
 	case n == rootInode:
 		return im.root
+	case n == journalInode:
+		return im.journal
 	case n >= firstInode && int(n-firstInode) < len(im.inodes):
 		return im.inodes[n-firstInode]
 	}
@@ -211,12 +219,20 @@ func (im *Image) descriptor(b []byte, g uint32) {
 		le.PutUint16(b[0x12:], groupInodeUninit)
 	}
 	le.PutUint16(b[0x1C:], uint16(im.perG-inodes))
+	blockUninit, inodeUninit := im.uninit(g)
 	bitmap := make([]byte, BlockSize)
-	im.blockBitmap(bitmap, g)
-	le.PutUint16(b[0x18:], uint16(crc(im.seed, bitmap)))
-	clear(bitmap)
-	im.inodeBitmap(bitmap, g)
-	le.PutUint16(b[0x1A:], uint16(crc(im.seed, bitmap[:im.perG/8])))
+	if !blockUninit {
+		im.blockBitmap(bitmap, g)
+		le.PutUint16(b[0x18:], uint16(crc(im.seed, bitmap)))
+	}
+	if !inodeUninit {
+		clear(bitmap)
+		im.inodeBitmap(bitmap, g)
+		le.PutUint16(b[0x1A:], uint16(crc(im.seed, bitmap[:im.perG/8])))
+	}
+	if im.opt.Journal {
+		le.PutUint16(b[0x12:], im.groupFlags(g))
+	}
 	le.PutUint16(b[0x1E:], descriptorChecksum(im.seed, g, b))
 }
 
@@ -250,6 +266,7 @@ func (im *Image) superblock(b []byte) {
 	le.PutUint16(b[0x15E:], inodeFixed-128)
 	b[0x174] = 31 // one flex group for all
 	b[0x175] = 1  // crc32c
+	im.describeJournal(b)
 	le.PutUint32(b[0x3FC:], crc(^uint32(0), b[:0x3FC]))
 }
 

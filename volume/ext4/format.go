@@ -33,6 +33,7 @@ const (
 
 	blocksPerGroup = BlockSize * 8 // one bitmap block
 	rootInode      = 2
+	journalInode   = 8
 	firstInode     = 11 // the first that is not reserved: lost+found
 	maxNameLen     = 255
 	linkMax        = 65000 // EXT4_LINK_MAX
@@ -41,7 +42,9 @@ const (
 // Feature flags, super.rst.
 const (
 	compatSparseSuper2 = 0x200
+	compatHasJournal   = 0x4
 	compatExtAttr      = 0x8
+	compatDirIndex     = 0x20
 
 	incompatFiletype = 0x2
 	incompatRecover  = 0x4
@@ -81,6 +84,7 @@ const (
 // Flags of a group descriptor, group_descr.rst.
 const (
 	groupInodeUninit = 0x1 // inode table and bitmap are not initialised
+	groupBlockUninit = 0x2 // block bitmap is not initialised
 	groupInodeZeroed = 0x4 // inode table is written, zeros included
 )
 

@@ -57,6 +57,12 @@ type Options struct {
 	// of BlockSize; what the contents leave is room for growth. Free must be 0.
 	Size    int64
 	Seconds int64 // time of making, since 1970
+	// Journal is for a file system of Size that is to be mounted and written. It
+	// gets an empty journal of the size that mke2fs would choose, if it has room
+	// for one, indexed directories, whose seed is UUID, an inode for each 16 KiB
+	// of room as mke2fs gives, and nothing more in use than it needs: how much
+	// must be written hardly depends on its size.
+	Journal bool
 	// Stream, if not nil, has placed the contents of all regular files already.
 	Stream *Stream
 }
@@ -68,6 +74,7 @@ type Image struct {
 	seed    uint32
 	inodes  []*Inode // from firstInode on; nil for one that isn't used
 	root    *Inode
+	journal *Inode // nil without one
 	groups  uint32
 	perG    uint32 // inodes per group
 	blocks  uint32
@@ -86,6 +93,7 @@ const (
 	regionXattr
 	regionTarget
 	regionData
+	regionJournal
 )
 
 // A region is a range of blocks that belongs to one inode.
@@ -105,11 +113,13 @@ const (
 	maxPerGroup     = BlockSize * 8 // inode bitmap of one block
 	maxBlocks       = 1<<32 - 1     // without the 64bit feature
 	freePerInode    = 64 << 10
-	dirTail         = 12 // checksum at the end of a directory block
-	extentsPerBlock = (BlockSize - 12 - 4) / 12
-	extentsInInode  = 4
-	fastSymlink     = 60 // shorter targets lie in the inode
-	lostAndFound    = "lost+found"
+	// mke2fs's inode_ratio
+	journalledPerInode = 16 << 10
+	dirTail            = 12 // checksum at the end of a directory block
+	extentsPerBlock    = (BlockSize - 12 - 4) / 12
+	extentsInInode     = 4
+	fastSymlink        = 60 // shorter targets lie in the inode
+	lostAndFound       = "lost+found"
 )
 
 // NewImage lays out the tree under root, a directory. It changes the inodes'
@@ -122,6 +132,9 @@ func NewImage(root *Inode, opt Options) (*Image, error) {
 	if len(opt.Label) > 16 || opt.Free < 0 || opt.Free > maxBlocks*BlockSize {
 		return nil, errors.New("laying out ext4: label or free space out of bounds")
 	}
+	if opt.Journal && (opt.Size == 0 || opt.Stream != nil) {
+		return nil, errors.New("laying out ext4: a journal needs a size, and goes with no stream")
+	}
 	if opt.Size != 0 && (opt.Free != 0 || opt.Size < 0 || opt.Size%BlockSize != 0) {
 		return nil, errors.New("laying out ext4: size is no whole number of blocks, or comes with free space")
 	}
@@ -133,6 +146,7 @@ func NewImage(root *Inode, opt Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	content += int64(im.addJournal())
 	if err := im.fit(content); err != nil {
 		return nil, err
 	}
@@ -273,7 +287,11 @@ func (im *Image) fit(content int64) error {
 		}
 		room = max(0, room)
 	}
-	inodes := int64(firstInode-1+len(im.inodes)) + room/freePerInode
+	per := int64(freePerInode)
+	if im.opt.Journal {
+		per = journalledPerInode
+	}
+	inodes := int64(firstInode-1+len(im.inodes)) + room/per
 	free := (im.opt.Free + BlockSize - 1) / BlockSize
 	groups := max(1, (inodes+maxPerGroup-1)/maxPerGroup)
 	for {
@@ -323,6 +341,9 @@ func (im *Image) contents() uint32 {
 // unwrittenTables is where the tables of the groups without inodes begin. The
 // kernel fills them with zeros when the file system is first written to.
 func (im *Image) unwrittenTables() uint32 {
+	if im.opt.Journal {
+		return im.inodeTables() + (im.lastInode()+inodesPerBlock-1)/inodesPerBlock
+	}
 	groups := (im.lastInode() + im.perG - 1) / im.perG
 	return im.inodeTables() + groups*im.perG/inodesPerBlock
 }
@@ -361,6 +382,10 @@ func (im *Image) place() {
 		}
 		return nil
 	})
+	if im.journal != nil {
+		// Last, so that what is never read of it lies behind all that is.
+		im.journal.data = add(regionJournal, im.journal, im.journal.dataBlocks(), 0)
+	}
 }
 
 // runs returns the file's parts with data, all of it unless it has holes.
