@@ -17,33 +17,32 @@ import (
 // returns at once. A program that uses this package calls it first in main,
 // and a test binary in TestMain.
 func Main() {
-	if len(os.Args) != 2 || os.Args[0] != argv0 {
+	if len(os.Args) == 0 || os.Args[0] != argv0 {
 		return
 	}
-	if os.Args[1] == holdVerb {
+	if len(os.Args) == 2 && os.Args[1] == holdVerb {
 		hold()
 		os.Exit(0)
 	}
-	if err := serve(os.Args[1]); err != nil {
-		fmt.Fprintf(os.Stderr, "%s %q: %v\n", argv0, os.Args[1], err)
+	if err := serve(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", argv0, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serve(name string) error {
+func serve() error {
 	// no_new_privs belongs to a thread, so the work stays on the one that sets it.
 	runtime.LockOSThread()
-	verb := verbs[name]
-	if verb == nil {
-		return errors.New("unknown verb")
-	}
 	unix.CloseOnExec(socketFD)
 	conn, err := unixConn(socketFD)
 	if err != nil {
 		return err
 	}
 	first, files, err := receive(conn)
+	if errors.Is(err, errClosed) {
+		return nil // a spare that nobody needed
+	}
 	if err != nil {
 		return err
 	}
@@ -51,6 +50,10 @@ func serve(name string) error {
 	var s start
 	if err := json.Unmarshal(first, &s); err != nil {
 		return fmt.Errorf("decoding the start message: %w", err)
+	}
+	verb := verbs[s.Verb]
+	if verb == nil {
+		return fmt.Errorf("unknown verb %q", s.Verb)
 	}
 	if err := drop(s.User); err != nil {
 		return err

@@ -7,6 +7,10 @@
 // its own. A helper has a deadline; when that passes it is killed and the
 // caller gets an error at once, even if the kernel cannot end the process yet.
 //
+// A few spares (Keep) are started ahead, so that nobody waits for a process to
+// start: they have read nothing and done nothing when they get their one piece
+// of work, and end with it as every helper does.
+//
 // It refuses to be a general way to run things: verbs are fixed when the
 // program starts, requests and replies are one datagram, and a helper that is
 // asked to act as a user has given up everything else before it reads the
@@ -21,6 +25,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 
@@ -28,7 +33,7 @@ import (
 )
 
 const (
-	// argv0 marks a process as a helper; the verb follows it.
+	// argv0 marks a process as a helper.
 	argv0 = "cloister-noded-helper"
 	// socketFD is where a helper finds its socket: exec.Cmd.ExtraFiles starts at 3.
 	socketFD = 3
@@ -92,7 +97,8 @@ func (e *Error) Unwrap() error {
 // start is the first datagram, which the helper obeys before it reads the
 // request. User nil: stay root.
 type start struct {
-	User *User `json:"user"`
+	Verb string `json:"verb"`
+	User *User  `json:"user"`
 }
 
 // answer is the helper's one datagram.
@@ -126,11 +132,11 @@ func (v *Verb) run(ctx context.Context, user *User, request any, files []*os.Fil
 	if len(body) > MaxMessage || len(files) > MaxFiles {
 		return nil, fmt.Errorf("request of %d bytes and %d files is too large", len(body), len(files))
 	}
-	first, err := json.Marshal(start{user})
+	first, err := json.Marshal(start{v.name, user})
 	if err != nil {
 		return nil, err
 	}
-	conn, kill, err := spawn(v.name)
+	conn, kill, err := process(first)
 	if err != nil {
 		return nil, err
 	}
@@ -139,9 +145,6 @@ func (v *Verb) run(ctx context.Context, user *User, request any, files []*os.Fil
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	conn.SetDeadline(deadline)
-	if _, _, err := conn.WriteMsgUnix(first, nil, nil); err != nil {
-		return nil, late(err)
-	}
 	if _, _, err := conn.WriteMsgUnix(body, rights(files), nil); err != nil {
 		return nil, late(err)
 	}
@@ -167,8 +170,9 @@ func (v *Verb) run(ctx context.Context, user *User, request any, files []*os.Fil
 	return out, nil
 }
 
-// spawn starts the helper; kill ends it and reaps it in the background.
-func spawn(verb string) (conn *net.UnixConn, kill func(), err error) {
+// spawn starts the helper; kill, safe to call twice, ends it and reaps it in the
+// background.
+func spawn() (conn *net.UnixConn, kill func(), err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
@@ -179,9 +183,10 @@ func spawn(verb string) (conn *net.UnixConn, kill func(), err error) {
 		return nil, nil, err
 	}
 	cmd := &exec.Cmd{
-		Path:       "/proc/self/exe",
-		Args:       []string{argv0, verb},
-		Env:        []string{},
+		Path: "/proc/self/exe",
+		Args: []string{argv0},
+		// An idle spare on huge pages takes twice the memory.
+		Env:        []string{"GODEBUG=disablethp=1"},
 		Dir:        "/",
 		Stderr:     os.Stderr, // a crash of the helper is seen in the daemon's journal
 		ExtraFiles: []*os.File{theirs},
@@ -190,10 +195,10 @@ func spawn(verb string) (conn *net.UnixConn, kill func(), err error) {
 		conn.Close()
 		return nil, nil, fmt.Errorf("starting the helper: %w", err)
 	}
-	return conn, func() {
+	return conn, sync.OnceFunc(func() {
 		cmd.Process.Kill()
 		go cmd.Wait() // a process stuck in the kernel must not hold up the caller
-	}, nil
+	}), nil
 }
 
 // late names the deadline as the cause, rather than the socket's time-out, and

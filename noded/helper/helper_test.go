@@ -165,6 +165,59 @@ func TestOversizedRequestsAreRefused(t *testing.T) {
 	}
 }
 
+func TestSparesAreUsedOnceAndReplacedAndADeadOneHarmsNobody(t *testing.T) {
+	old := refillPause
+	refillPause = 500 * time.Millisecond
+	Keep(2)
+	t.Cleanup(func() {
+		refillPause = old
+		Keep(0)
+		spares.Lock()
+		defer spares.Unlock()
+		for _, s := range spares.idle {
+			s.conn.Close()
+			s.kill()
+		}
+		spares.idle = nil
+	})
+	ready := func() bool {
+		spares.Lock()
+		defer spares.Unlock()
+		return len(spares.idle) == 2
+	}
+	await := func() {
+		t.Helper()
+		for until := time.Now().Add(refillPause + 5*time.Second); !ready(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatal("no spares")
+			}
+		}
+	}
+	await()
+	first := spares.idle[0]
+	first.kill()
+	time.Sleep(200 * time.Millisecond)
+	var one, two identity
+	user := &User{UID: 4711, GID: 4712}
+	for _, id := range []*identity{&one, &two} {
+		if _, err := whoami.Run(t.Context(), user, nil, nil, id); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(id.Status, "Uid:\t4711\t4711\t4711\t4711") || !strings.Contains(id.Status, "NoNewPrivs:\t1") {
+			t.Errorf("a spare worked with other rights:\n%s", id.Status)
+		}
+	}
+	pid := func(id identity) string {
+		_, rest, _ := strings.Cut(id.Status, "\nPid:")
+		rest, _, _ = strings.Cut(rest, "\n")
+		return rest
+	}
+	if pid(one) == pid(two) {
+		t.Error("a helper worked twice")
+	}
+	await()
+}
+
 // children lists this process's live children. (/proc/PID/task/TID/children
 // needs a kernel option.)
 func children(t *testing.T) []string {

@@ -37,6 +37,8 @@ func rights(files []*os.File) []byte {
 	return unix.UnixRights(fds...)
 }
 
+var errClosed = errors.New("the other end closed without an answer")
+
 // receive reads one datagram with its descriptors.
 func receive(c *net.UnixConn) ([]byte, []*os.File, error) {
 	data := make([]byte, MaxMessage+1)
@@ -49,7 +51,7 @@ func receive(c *net.UnixConn) ([]byte, []*os.File, error) {
 	switch {
 	case err != nil:
 	case n == 0:
-		err = errors.New("the other end closed without an answer")
+		err = errClosed
 	case n > MaxMessage || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
 		err = errors.New("message too large")
 	}
