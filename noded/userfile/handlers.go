@@ -22,32 +22,42 @@ func handleOpen(body []byte, _ []*os.File) (any, []*os.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	var opened []*os.File
+	for i, want := range r.files() {
+		f, err := open(want, r.UID, roots)
+		if err != nil {
+			closeAll(opened)
+			failed := failure{Index: i, Text: err.Error()}
+			var errno syscall.Errno
+			if errors.As(err, &errno) {
+				failed.Errno = int(errno)
+			}
+			return failed, nil, nil
+		}
+		opened = append(opened, f)
+	}
+	return nil, opened, nil
+}
+
+func open(want File, uid uint32, roots []string) (*os.File, error) {
 	// O_PATH first: neither a FIFO nor a device is touched by that, and the
 	// object looked at is then the object opened, whatever happens to its name.
-	look, err := openat2(unix.AT_FDCWD, r.Path, unix.O_PATH, 0)
+	look, err := openat2(unix.AT_FDCWD, want.Path, unix.O_PATH, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer look.Close()
 	st, err := regular(look)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := beneath(look, roots); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	flags := unix.O_RDONLY
-	if r.Mode == ReadWrite {
-		if st.Uid != r.UID {
-			return nil, nil, fmt.Errorf("file belongs to uid %d: only the user's own files are opened for writing: %w", st.Uid, syscall.EPERM)
-		}
-		flags = unix.O_RDWR
+	if want.Mode == ReadWrite && st.Uid != uid {
+		return nil, fmt.Errorf("file belongs to uid %d: only the user's own files are opened for writing: %w", st.Uid, syscall.EPERM)
 	}
-	f, err := reopen(look, flags)
-	if err != nil {
-		return nil, nil, err
-	}
-	return nil, []*os.File{f}, nil
+	return reopen(look, want.access())
 }
 
 func handleCreate(body []byte, _ []*os.File) (any, []*os.File, error) {

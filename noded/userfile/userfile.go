@@ -18,10 +18,12 @@ package userfile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -57,26 +59,112 @@ type request struct {
 	Mode  Mode     `json:"mode"`
 	UID   uint32   `json:"uid"`
 	Size  int64    `json:"size"` // bytes, create only
+	More  []File   `json:"more"` // open only: besides Path, absolute
+}
+
+// A File is one to open.
+type File struct {
+	Path string `json:"path"`
+	Mode Mode   `json:"mode"`
+}
+
+// access is with what flags it is opened.
+func (f File) access() int {
+	if f.Mode == ReadWrite {
+		return unix.O_RDWR
+	}
+	return unix.O_RDONLY
+}
+
+// A FileError says which of several files could not be opened.
+type FileError struct {
+	Index int
+	Err   error
+}
+
+func (e *FileError) Error() string { return e.Err.Error() }
+func (e *FileError) Unwrap() error { return e.Err }
+
+// failure is how the helper says that.
+type failure struct {
+	Index int    `json:"index"`
+	Text  string `json:"text"`
+	Errno int    `json:"errno"`
 }
 
 // Open opens a regular file. A relative path starts at dir. The file must lie
 // beneath one of roots, which are absolute paths of directories. Errors carry
 // the errno; helper.ErrDeadline means that the file server did not answer.
 func Open(ctx context.Context, u User, roots []string, dir, path string, mode Mode) (*os.File, error) {
-	r, err := newRequest(u, roots, dir, path)
+	files, err := OpenAll(ctx, u, roots, dir, []File{{path, mode}})
 	if err != nil {
-		return nil, fmt.Errorf("opening %q: %w", path, err)
+		return nil, err
 	}
-	r.Mode = mode
-	access := unix.O_RDONLY
-	if mode == ReadWrite {
-		access = unix.O_RDWR
+	return files[0], nil
+}
+
+// together is how many files one helper opens: their paths must fit a request.
+const together = 8
+
+// OpenAll is Open for several files: it takes a helper process for each eight of
+// them, one after the other. It opens all or none. Its errors are FileErrors,
+// unless none of the files is to blame.
+func OpenAll(ctx context.Context, u User, roots []string, dir string, files []File) (opened []*os.File, err error) {
+	for first := 0; first < len(files); first += together {
+		some, err := openSome(ctx, u, roots, dir, files[first:min(first+together, len(files))])
+		if err != nil {
+			closeAll(opened)
+			var which *FileError
+			if errors.As(err, &which) {
+				which.Index += first
+			}
+			return nil, err
+		}
+		opened = append(opened, some...)
 	}
-	f, err := run(ctx, verbOpen, u, r, access)
+	return opened, nil
+}
+
+func openSome(ctx context.Context, u User, roots []string, dir string, files []File) ([]*os.File, error) {
+	var r request
+	for i, f := range files {
+		one, err := newRequest(u, roots, dir, f.Path)
+		if err != nil {
+			return nil, &FileError{i, fmt.Errorf("opening %q: %w", f.Path, err)}
+		}
+		if i == 0 {
+			r = one
+			r.Mode = f.Mode
+		} else {
+			r.More = append(r.More, File{one.Path, f.Mode})
+		}
+	}
+	var failed *failure
+	got, err := verbOpen.Run(ctx, &u, r, nil, &failed)
+	switch {
+	case err != nil && len(files) == 1:
+		return nil, &FileError{0, fmt.Errorf("opening %s as uid %d: %w", r.Path, u.UID, err)}
+	case err != nil:
+		return nil, fmt.Errorf("opening files as uid %d: %w", u.UID, err)
+	case failed != nil && failed.Index >= 0 && failed.Index < len(files):
+		closeAll(got)
+		err := &helper.Error{Text: failed.Text, Errno: syscall.Errno(failed.Errno)}
+		return nil, &FileError{failed.Index, fmt.Errorf("opening %s as uid %d: %w", r.files()[failed.Index].Path, u.UID, err)}
+	}
+	opened, err := accept(got, r.files())
 	if err != nil {
-		return nil, fmt.Errorf("opening %s as uid %d: %w", r.Path, u.UID, err)
+		return nil, fmt.Errorf("opening files as uid %d: %w", u.UID, err)
 	}
-	return f, nil
+	return opened, nil
+}
+
+// files are those of a request to open.
+func (r request) files() []File { return append([]File{{r.Path, r.Mode}}, r.More...) }
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // Create makes a new regular file of size bytes, sparse, mode 0600, owned by
@@ -91,7 +179,7 @@ func Create(ctx context.Context, u User, roots []string, dir, path string, size 
 		return nil, fmt.Errorf("creating %s: size of %d bytes", r.Path, size)
 	}
 	r.Size = size
-	f, err := run(ctx, verbCreate, u, r, unix.O_RDWR)
+	f, err := run(ctx, verbCreate, u, r)
 	if err != nil {
 		return nil, fmt.Errorf("creating %s as uid %d: %w", r.Path, u.UID, err)
 	}
@@ -140,28 +228,45 @@ func newRequest(u User, roots []string, dir, path string) (request, error) {
 	return request{Roots: roots, Path: full, UID: u.UID}, nil
 }
 
-// run gets one file from the helper and checks it again on this side, with
-// calls that ask no file server.
-func run(ctx context.Context, v *helper.Verb, u User, r request, access int) (*os.File, error) {
+// run gets one new file from the helper.
+func run(ctx context.Context, v *helper.Verb, u User, r request) (*os.File, error) {
 	files, err := v.Run(ctx, &u, r, nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	if len(files) != 1 {
-		for _, f := range files {
-			f.Close()
-		}
-		return nil, fmt.Errorf("helper sent %d files", len(files))
-	}
-	f, err := dup(files[0], r.Path)
+	opened, err := accept(files, []File{{r.Path, ReadWrite}})
 	if err != nil {
 		return nil, err
 	}
-	if err := recheck(f, access); err != nil {
-		f.Close()
-		return nil, err
+	return opened[0], nil
+}
+
+// accept looks at what the helper sent again on this side, with calls that ask
+// no file server. It takes the files over.
+func accept(got []*os.File, want []File) (opened []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(opened)
+			opened = nil
+		}
+	}()
+	if len(got) != len(want) {
+		closeAll(got)
+		return nil, fmt.Errorf("helper sent %d files", len(got))
 	}
-	return f, nil
+	for i, f := range got {
+		named, err := dup(f, want[i].Path)
+		if err != nil {
+			closeAll(got[i+1:])
+			return opened, err
+		}
+		opened = append(opened, named)
+		if err := recheck(named, want[i].access()); err != nil {
+			closeAll(got[i+1:])
+			return opened, err
+		}
+	}
+	return opened, nil
 }
 
 // dup gives the file the name that the user knows it by.

@@ -3,6 +3,7 @@ package userfile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -85,6 +86,45 @@ func TestAUsersOwnFileOpensByRelativeAndAbsolutePathAndThroughLinks(t *testing.T
 			}
 			f.Close()
 		}
+	}
+}
+
+func TestManyFilesOpenTogetherOrNoneDoes(t *testing.T) {
+	tr := newTree(t)
+	var files []File
+	for i := range 2*together + 3 {
+		name := fmt.Sprintf("v%d", i)
+		write(t, tr.alice+"/"+name, name, 0o600, alice.UID)
+		files = append(files, File{name, Mode(i % 2)})
+	}
+	opened, err := OpenAll(t.Context(), alice, []string{tr.root}, tr.alice, files)
+	check(t, err)
+	for i, f := range opened {
+		if b, err := io.ReadAll(f); string(b) != files[i].Path || err != nil || f.Name() != tr.alice+"/"+files[i].Path {
+			t.Errorf("file %d is %s: %q, %v", i, f.Name(), b, err)
+		}
+		if _, err := f.WriteAt([]byte("v"), 0); (err == nil) != (files[i].Mode == ReadWrite) {
+			t.Errorf("%s: writing in mode %d: %v", f.Name(), files[i].Mode, err)
+		}
+		f.Close()
+	}
+	descriptors := func() int {
+		d, err := os.ReadDir("/proc/self/fd")
+		check(t, err)
+		return len(d)
+	}
+	before := descriptors()
+	for _, bad := range []int{0, 3, together, 2*together + 2} {
+		check(t, os.Chmod(tr.alice+"/"+files[bad].Path, 0))
+		_, err := OpenAll(t.Context(), alice, []string{tr.root}, tr.alice, files)
+		var which *FileError
+		if !errors.As(err, &which) || which.Index != bad || !errors.Is(err, syscall.EACCES) || !strings.Contains(err.Error(), files[bad].Path) {
+			t.Errorf("file %d: %v", bad, err)
+		}
+		check(t, os.Chmod(tr.alice+"/"+files[bad].Path, 0o600))
+	}
+	if after := descriptors(); after != before {
+		t.Errorf("%d descriptors, %d before", after, before)
 	}
 }
 
