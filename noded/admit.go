@@ -32,8 +32,43 @@ type admission struct {
 	user     account.Account
 	volumes  []*os.File // in the manifest's order; nil for one to be made
 	image    *os.File   // nil without one
+	inUse    bool       // every volume was opened
+	question question
+	// claimed gets the outcome of recording the job as run, once its key is here.
+	claimed chan error
 	// stdout and stderr are files in the job view, their patterns filled in.
 	stdout, stderr string
+}
+
+// A question is what is on disk about asking the key server for a job's key.
+type question struct {
+	noted  chan error // gets the outcome of noting it, nil before that began
+	before bool       // it was asked before
+	put    bool       // it may have reached the key server
+}
+
+// noteQuestion begins to note that the key server will be asked, which must be on disk
+// before it is: the disk takes as long as the locking of the node beside it.
+func (d *Daemon) noteQuestion(a *admission) {
+	a.question.noted = make(chan error, 1)
+	go func() {
+		before, err := d.replay.Asked(a.manifest.Job, a.manifest.Expires)
+		a.question.before = before
+		a.question.noted <- err
+		close(a.question.noted)
+	}()
+}
+
+// takeBackQuestion takes that back if the question was not put.
+func (d *Daemon) takeBackQuestion(a *admission) error {
+	if a == nil || a.question.noted == nil || a.question.put {
+		return nil
+	}
+	<-a.question.noted
+	if a.question.before {
+		return nil
+	}
+	return d.replay.NotAsked(a.manifest.Job)
 }
 
 func (a *admission) rights() userfile.User {
@@ -41,8 +76,8 @@ func (a *admission) rights() userfile.User {
 }
 
 // admit decides whether the job of a launch may run. It changes nothing.
-func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, err error) {
-	a := &admission{request: r}
+func (d *Daemon) admit(ctx context.Context, r *handoff.Request, t *laps) (_ *admission, err error) {
+	a := &admission{request: r, claimed: make(chan error, 1)}
 	if a.user, err = account.Lookup(r.UID); err != nil {
 		return nil, refusal(err.Error(), "ask the administrator to add you to the secure nodes")
 	}
@@ -66,10 +101,12 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request) (_ *admission, e
 		d.noteIncident(audit.Replayed, a.about(), "")
 		return nil, refusal("this sealed job has already run here: each runs once", nextSealAgain)
 	}
+	t.end("verify")
 	if err := d.openFiles(ctx, a); err != nil {
 		a.close()
 		return nil, err
 	}
+	t.end("files")
 	return a, nil
 }
 
@@ -136,10 +173,13 @@ func (d *Daemon) signers() (*signers.List, error) {
 
 // openFiles opens what the job names with the user's own rights.
 func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
-	open := func(path string, mode userfile.Mode) (*os.File, error) {
-		return userfile.Open(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, path, mode)
-	}
 	a.volumes = make([]*os.File, len(a.manifest.Volumes))
+	var files []userfile.File
+	var names []string   // what each is, for messages
+	var into []**os.File // where each goes
+	want := func(what, path string, mode userfile.Mode, to **os.File) {
+		files, names, into = append(files, userfile.File{Path: path, Mode: mode}), append(names, what+" "+path), append(into, to)
+	}
 	for i, v := range a.manifest.Volumes {
 		if v.Create {
 			continue // made once the node is locked
@@ -148,19 +188,21 @@ func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 		if v.Mode == sealed.ReadWrite {
 			mode = userfile.ReadWrite
 		}
-		f, err := open(v.Path, mode)
-		if err != nil {
-			return refusal(fmt.Sprintf("volume %s: %v", v.Path, err), nextFile(err))
-		}
-		a.volumes[i] = f
+		want("volume", v.Path, mode, &a.volumes[i])
 	}
 	if i, _ := a.manifest.ImageVolume(); a.manifest.Image != nil && i < 0 {
-		m := a.manifest.Image
-		f, err := open(m.Path, userfile.ReadOnly)
-		if err != nil {
-			return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextFile(err))
-		}
-		a.image = f
+		want("image", a.manifest.Image.Path, userfile.ReadOnly, &a.image)
+	}
+	opened, err := userfile.OpenAll(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, files)
+	var which *userfile.FileError
+	switch {
+	case errors.As(err, &which):
+		return refusal(fmt.Sprintf("%s: %v", names[which.Index], err), nextFile(err))
+	case err != nil:
+		return refusal(err.Error(), nextFile(err))
+	}
+	for i, f := range opened {
+		*into[i] = f
 	}
 	return nil
 }
@@ -191,10 +233,11 @@ func (a *admission) close() {
 // redeem gets the job key, once, and opens the manifest's secrets with it.
 func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, error) {
 	m := a.manifest
-	askedBefore, err := d.replay.Asked(m.Job, m.Expires)
-	if err != nil {
+	if err := <-a.question.noted; err != nil {
 		return nil, err
 	}
+	askedBefore := a.question.before
+	a.question.put = true
 	key, err := d.exchange(ctx, m.Tokens[0])
 	if errors.Is(err, kms.ErrUsed) && askedBefore {
 		// This node asked and never saw the answer: that is what the spare is for.
@@ -205,11 +248,15 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 		return nil, d.redemptionFailed(a, askedBefore, err)
 	}
 	defer key.Wipe()
-	if !mutant.Removed(mutant.SingleUse) {
-		if err := d.replay.Claim(m.Job, m.Expires); err != nil {
-			return nil, err
+	// Beside the opening of the volumes, which must not be over before: the disk
+	// takes its time.
+	go func() {
+		if mutant.Removed(mutant.SingleUse) {
+			a.claimed <- nil
+			return
 		}
-	}
+		a.claimed <- d.replay.Claim(m.Job, m.Expires)
+	}()
 	return m.OpenSecrets(key)
 }
 

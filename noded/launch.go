@@ -25,6 +25,7 @@ const admitLimit = 110 * time.Second
 
 // launch answers one launch and, for an admitted job, stays until its end.
 func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
+	began := time.Now()
 	r := &c.Request
 	log := d.log.With(zap.Uint32("job", r.Job), zap.Uint32("step", r.Step), zap.Uint32("uid", r.UID))
 	if reason := d.unfit(r.Secure); reason != "" {
@@ -41,7 +42,9 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 		return
 	}
 	d.status()
-	d.run(ctx, c, l, log)
+	l.laps.begin(began)
+	l.laps.end("check")
+	d.run(ctx, c, l, began, log)
 	overwriteFreed()
 	d.release(l)
 	d.status()
@@ -159,9 +162,9 @@ func (d *Daemon) alone(job cgroup.Job) error {
 }
 
 // run admits the job, waits for its end and undoes everything. If ctx ends
-// while the job runs, the session is left as it is for the next noded.
-func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Logger) {
-	started := time.Now()
+// while the job runs, the session is left as it is for the next noded. started
+// is when the launch was read.
+func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time.Time, log *zap.Logger) {
 	setup, cancel := context.WithTimeoutCause(ctx, admitLimit, errors.New("the launch took too long"))
 	defer cancel()
 	// When slurmstepd dies, nothing of the job may start any more.
@@ -180,7 +183,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 		case <-setup.Done():
 		}
 	}()
-	a, group, err := d.consider(setup, c)
+	a, group, err := d.consider(setup, c, l)
 	if err != nil {
 		d.refuse(c, nil, log, "admit", err)
 		return
@@ -201,12 +204,13 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, log *zap.Log
 	}
 	l.unlock()
 	d.noteRunning(l, started)
+	l.laps.end("keep")
 	if err := c.Admit(d.answer(a, l.view)); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
 		d.finish(c, l, steps, outcome{err: err}, log)
 		return
 	}
-	log.Info("started", zap.Duration("took", time.Since(started)))
+	log.Info("started", zap.Duration("took", time.Since(started)), zap.Object("parts", l.laps.take()))
 	a.close() // the loop devices have the volumes now, and their locks
 	o := d.awaitEnd(l, ended)
 	if ctx.Err() != nil {
@@ -246,7 +250,7 @@ func (o outcome) tell() []string {
 const noArray = 0xfffffffe
 
 // consider admits the job if it may run and the node is free for it.
-func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgroup.Job, error) {
+func (d *Daemon) consider(ctx context.Context, c *handoff.Conn, l *live) (*admission, cgroup.Job, error) {
 	if id := c.Request.ArrayJob; id != 0 && id != noArray {
 		return nil, cgroup.Job{}, refusal("a sealed job runs once and cannot be an array", "submit it without --array; seal one job for each task")
 	}
@@ -257,20 +261,21 @@ func (d *Daemon) consider(ctx context.Context, c *handoff.Conn) (*admission, cgr
 	if err := d.alone(group); err != nil {
 		return nil, group, err
 	}
-	a, err := d.admit(ctx, &c.Request)
+	a, err := d.admit(ctx, &c.Request, &l.laps)
 	return a, group, err
 }
 
 // finish undoes a session and tells slurmstepd, if it is still there.
 func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcome, log *zap.Logger) {
 	began := time.Now()
+	l.laps.begin(began)
 	if err := d.undo(l, steps); err != nil {
 		d.fence(err)
 		_ = c.Fenced("the node could not be cleaned and was taken out of service; your data stays locked in", "tell the administrator: "+d.node+" is drained")
 		return
 	}
 	d.noteReleased(l, began)
-	log.Info("released", zap.Duration("took", time.Since(began)))
+	log.Info("released", zap.Duration("took", time.Since(began)), zap.Object("parts", l.laps.take()))
 	if o.unsaid() {
 		d.cancel(l.slurmJob, log)
 	}

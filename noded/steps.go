@@ -1,13 +1,13 @@
 package noded
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -54,6 +54,8 @@ type live struct {
 	stepKey   stepproof.Key
 	door      door
 	phase     atomic.Pointer[string]
+	laps      laps
+	headers   sync.WaitGroup // helpers that write the headers of new volumes
 
 	// stopped is closed when the node can't keep the session; why says so.
 	stop    sync.Once
@@ -66,7 +68,7 @@ type live struct {
 // work from the record.
 func (d *Daemon) steps(l *live, a *admission) []session.Step {
 	dir := d.path("session-" + l.record.ID)
-	return d.recorded(l, []session.Step{
+	return d.recorded(l, l.timed([]session.Step{
 		{
 			Name: stepImage,
 			Do:   func(context.Context, session.Saver) error { return d.takeImage(dir, l, a) },
@@ -74,22 +76,26 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		},
 		{
 			Name: stepLock,
-			Do:   func(ctx context.Context, save session.Saver) error { return d.lockNode(ctx, l, save) },
-			Undo: func(ctx context.Context) error { return d.openNode(ctx, l) },
+			Do: func(ctx context.Context, save session.Saver) error {
+				d.noteQuestion(a)
+				return d.lockNode(ctx, l, save)
+			},
+			Undo: func(ctx context.Context) error { return errors.Join(d.takeBackQuestion(a), d.openNode(ctx, l)) },
 		},
 		{
 			Name: stepKeys,
-			Do: func(ctx context.Context, _ session.Saver) (err error) {
-				l.secrets, err = d.redeem(ctx, a)
-				return err
+			Do:   func(ctx context.Context, _ session.Saver) error { return d.takeKeys(ctx, l, a) },
+			Undo: func(ctx context.Context) error {
+				l.wipe()
+				d.removeFiles(ctx, a)
+				return nil
 			},
-			Undo: func(context.Context) error { l.wipe(); return nil },
 		},
 		{
 			Name: stepUnlock,
 			Do: func(ctx context.Context, _ session.Saver) error {
 				defer l.secrets.WipeKeys() // the kernel has them now, or nobody
-				if err := d.openVolumes(ctx, l, a); err != nil {
+				if err := errors.Join(d.openVolumes(ctx, l, a), <-a.claimed); err != nil {
 					return err
 				}
 				return d.checkImage(ctx, l, a)
@@ -97,7 +103,9 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			Undo: func(ctx context.Context) error {
 				d.noteAltered(l)
 				l.closeMounts()
-				err := unlock.Close(ctx, l.record.ID)
+				l.awaitHeaders(ctx)
+				flushed, err := unlock.Release(ctx, l.record.ID)
+				l.laps.set("flush", flushed)
 				d.releaseHeld(ctx, l)
 				return err
 			},
@@ -119,7 +127,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				return errors.Join(l.record.Cgroup.EndSteps(ctx), keyring.Wipe(ctx, l.record.UID, l.record.GID))
 			},
 		},
-	})
+	}))
 }
 
 // lockNode closes the network and the doors, and ends what others run here.
@@ -172,9 +180,8 @@ func (d *Daemon) openNode(ctx context.Context, l *live) error {
 	return errors.Join(d.openNetwork(ctx), d.doors.Open(ctx, doors))
 }
 
-// openVolumes makes the results volumes and opens all of them, side by side:
-// most of the time goes into waiting for the kernel and udev. If one fails,
-// those that were made are removed again, for they are empty.
+// openVolumes opens all volumes, side by side: much of the time goes into
+// waiting for the file server.
 func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 	n := len(a.manifest.Volumes)
 	opened, failed := make([]*unlock.Opened, n), make([]error, n)
@@ -189,39 +196,72 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 		}
 	}
 	d.hold(l, a, opened)
-	i := slices.IndexFunc(failed, func(err error) bool { return err != nil })
-	if i < 0 {
-		return nil
-	}
-	l.closeMounts()
-	err := unlock.Close(ctx, l.record.ID)
+	err := cmp.Or(failed...)
+	a.inUse = err == nil
+	return err
+}
+
+// takeKeys gets the keys and makes the files of the results volumes meanwhile:
+// the one waits for the key server, the other for the file server.
+func (d *Daemon) takeKeys(ctx context.Context, l *live, a *admission) (err error) {
+	made := make(chan error, 1)
+	go func() { made <- d.makeFiles(ctx, a) }()
+	l.secrets, err = d.redeem(ctx, a)
+	return cmp.Or(err, <-made)
+}
+
+// makeFiles makes the files of the volumes that are made here, side by side.
+func (d *Daemon) makeFiles(ctx context.Context, a *admission) error {
+	failed := make([]error, len(a.manifest.Volumes))
+	var all sync.WaitGroup
 	for i, v := range a.manifest.Volumes {
-		if v.Create && a.volumes[i] != nil {
-			err = errors.Join(err, userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]))
+		if !v.Create {
+			continue
+		}
+		all.Go(func() {
+			f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.End())
+			if err != nil {
+				failed[i] = refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
+				return
+			}
+			a.volumes[i] = f
+		})
+	}
+	all.Wait()
+	return cmp.Or(failed...)
+}
+
+// removeFiles takes back what makeFiles made, unless volumes came of it: the
+// files are empty, and would be in the way of another try.
+func (d *Daemon) removeFiles(ctx context.Context, a *admission) {
+	if a == nil || a.inUse {
+		return
+	}
+	for i, v := range a.manifest.Volumes {
+		if !v.Create || a.volumes[i] == nil {
+			continue
+		}
+		if err := userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]); err != nil {
+			d.log.Warn("taking back a volume that was made", zap.Error(err))
 		}
 	}
-	if err != nil {
-		d.log.Warn("taking back volumes that were made", zap.Error(err))
-	}
-	return failed[i]
 }
 
 func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (*unlock.Opened, error) {
 	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
-	if v.Create {
-		f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.End())
-		if err != nil {
-			return nil, refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
-		}
-		a.volumes[i] = f
-	}
-	o, err := unlock.Open(ctx, l.record.ID, unlock.Volume{
+	volume := unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
 		Job: a.manifest.Job, Known: v.State, Holder: d.holder(l), Crypt: d.policy.Volumes.DMCrypt,
-	})
+	}
+	o, err := unlock.Open(ctx, l.record.ID, volume)
 	if said, ok := errors.AsType[*helper.Error](err); ok && errors.Is(err, unlock.ErrInUse) {
 		return nil, refusal(fmt.Sprintf("volume %s: %s", v.Path, said.Text), "wait until that has ended, seal the script again and submit it")
+	}
+	if err == nil && v.Create {
+		if err = d.writeHeader(ctx, l, volume); err != nil {
+			o.Mount.Close()
+		}
 	}
 	if err != nil {
 		if v.Mode == sealed.ReadOnly && errors.Is(err, syscall.EIO) {
@@ -230,6 +270,37 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
 	}
 	return o, nil
+}
+
+// writeHeader begins to write the header of a volume that is made here. The job
+// does not wait for it, the release does. A job whose results have none goes on:
+// its owner's client needs none to extract them, and writes another one (cloister
+// volume check --repair).
+func (d *Daemon) writeHeader(ctx context.Context, l *live, v unlock.Volume) error {
+	done, err := unlock.WriteHeader(context.WithoutCancel(ctx), v)
+	if err != nil {
+		return err
+	}
+	l.headers.Go(func() {
+		if err := <-done; err != nil {
+			d.log.Error("a results volume has no LUKS2 header; its owner can extract it, and repair it", zap.Uint32("job", l.slurmJob), zap.Error(err))
+		}
+	})
+	return nil
+}
+
+// awaitHeaders ends with ctx: a file server that does not take a header will not
+// keep the volumes from being closed.
+func (l *live) awaitHeaders(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		l.headers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err error) {

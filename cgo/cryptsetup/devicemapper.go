@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"cloister/secret"
 )
 
 // The device-mapper's control interface, linux/dm-ioctl.h.
@@ -18,6 +21,7 @@ const (
 	dmTarget  = 40  // sizeof(struct dm_target_spec)
 	dmName    = 12  // offsetof(struct dm_name_list, name)
 	dmNameMax = 128 // DM_NAME_LEN
+	dmUUIDMax = 129 // DM_UUID_LEN
 
 	dmListDevices = 2
 	dmDevCreate   = 3
@@ -32,14 +36,9 @@ const (
 	dmBufferFull     = 1 << 8
 	dmSkipLockFS     = 1 << 10
 	dmNoFlush        = 1 << 11
-	dmSecureData     = 1 << 15 // the kernel overwrites its copies of the command
+	dmSecureData     = 1 << 15 // the kernel wipes its copy of the message
 	dmDeferredRemove = 1 << 17
 )
-
-// privately is what CRYPT_ACTIVATE_PRIVATE tells udev, in the upper half of the
-// number that events carry (libdevmapper.h): no rules of subsystems, disks or
-// others.
-const privately = (1<<1 | 1<<2 | 1<<3 | 1<<5 | 1<<6) << 16
 
 // maxNames bounds what Names reads: some 20,000 devices.
 const maxNames = 1 << 20 // bytes
@@ -78,6 +77,22 @@ func State(name string) (Status, error) {
 	return Active, nil
 }
 
+// Path is the device of a mapping.
+func Path(name string) (string, error) {
+	reply, err := command(dmDevStatus, name, 0, nil)
+	if errors.Is(err, unix.ENXIO) {
+		err = ErrNotActive
+	}
+	if err != nil {
+		return "", fmt.Errorf("device of mapping %s: %w", name, err)
+	}
+	return reply.path(), nil
+}
+
+// Close removes the mapping, finished or not. The error wraps ErrBusy or
+// ErrNotActive where that is the cause.
+func Close(name string) error { return remove(name) }
+
 // remove takes away name, with the table that it has or was to have.
 func remove(name string) error {
 	_, err := command(dmDevRemove, name, 0, nil)
@@ -88,7 +103,7 @@ func remove(name string) error {
 		err = ErrBusy
 	}
 	if err != nil {
-		return fmt.Errorf("removing mapping %s: %w", name, err)
+		return fmt.Errorf("closing %s: %w", name, err)
 	}
 	return nil
 }
@@ -98,6 +113,11 @@ type message []byte
 
 func (m message) openCount() uint32 { return binary.NativeEndian.Uint32(m[24:]) }
 func (m message) flags() uint32     { return binary.NativeEndian.Uint32(m[28:]) }
+
+// path is the device's node, which the kernel makes (devtmpfs).
+func (m message) path() string {
+	return "/dev/dm-" + strconv.FormatUint(uint64(unix.Minor(binary.NativeEndian.Uint64(m[40:]))), 10)
+}
 
 // names decodes a chain of struct dm_name_list: device number, distance to the
 // next, name.
@@ -127,7 +147,21 @@ func (m message) names() ([]string, error) {
 // command sends a command of the control interface, about name unless that is
 // empty, with data after the header.
 func command(number uintptr, name string, flags uint32, data []byte) (message, error) {
-	if len(name) >= dmNameMax {
+	return ask(request{number: number, name: name, flags: flags, data: data})
+}
+
+// A request is one command of the control interface and what goes with it.
+type request struct {
+	number     uintptr
+	name, uuid string
+	flags      uint32
+	data       []byte // after the header
+}
+
+// ask returns the kernel's answer. That to a request with dmSecureData is wiped,
+// with the copy of its data.
+func ask(r request) (message, error) {
+	if len(r.name) >= dmNameMax || len(r.uuid) >= dmUUIDMax {
 		return nil, unix.ENAMETOOLONG
 	}
 	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
@@ -135,24 +169,30 @@ func command(number uintptr, name string, flags uint32, data []byte) (message, e
 		return nil, err
 	}
 	defer control.Close()
-	m := make(message, dmHeader+len(data))
+	m := make(message, dmHeader+len(r.data))
+	if r.flags&dmSecureData != 0 {
+		whole := secret.Alloc(len(m))
+		defer whole.Wipe()
+		m = whole.Reveal()
+	}
 	le := binary.NativeEndian
 	le.PutUint32(m[0:], 4) // interface version 4.0.0, as every kernel accepts
 	le.PutUint32(m[12:], uint32(len(m)))
 	le.PutUint32(m[16:], dmHeader)
-	if number == dmTableLoad {
+	if r.number == dmTableLoad {
 		le.PutUint32(m[20:], 1) // target
 	}
-	le.PutUint32(m[28:], flags)
-	if number == dmDevSuspend {
-		le.PutUint32(m[32:], privately)
+	le.PutUint32(m[28:], r.flags)
+	if r.number == dmDevSuspend {
+		le.PutUint32(m[32:], private()) // udev gets it as DM_COOKIE
 	}
-	copy(m[48:], name)
-	copy(m[dmHeader:], data)
+	copy(m[48:], r.name)
+	copy(m[48+dmNameMax:], r.uuid)
+	copy(m[dmHeader:], r.data)
 	const readWrite, magic = 3, 0xfd // _IOWR(DM_IOCTL, number, struct dm_ioctl)
-	request := readWrite<<30 | dmHeader<<16 | magic<<8 | number
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), request, uintptr(unsafe.Pointer(&m[0]))); errno != 0 {
-		clear(m)
+	command := readWrite<<30 | dmHeader<<16 | magic<<8 | r.number
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), command, uintptr(unsafe.Pointer(&m[0])))
+	if errno != 0 {
 		return nil, errno
 	}
 	return m, nil

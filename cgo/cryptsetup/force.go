@@ -17,14 +17,8 @@ import (
 // table is replaced by one that answers every request with an error, or dropped
 // if it was not in use yet, and the empty device goes away with its last user.
 // Then, if there is one, the error wraps ErrBusy.
-//
-// It speaks to the device-mapper itself: libcryptsetup 2.7.5's
-// CRYPT_DEACTIVATE_FORCE was seen to leave a mounted device's table, key
-// included, as it was, after half a minute of trying.
 func ForceClose(name string) error {
-	serial.Lock()
 	err := takeTable(name)
-	serial.Unlock()
 	if errors.Is(err, unix.ENXIO) {
 		return fmt.Errorf("closing %s: %w", name, ErrNotActive)
 	}

@@ -1,19 +1,15 @@
 package unlock
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cloister/cgo/cryptsetup"
 	"cloister/mutant"
 	"cloister/volume"
-	"cloister/volume/ext4"
 	"cloister/volume/integrity"
 )
 
@@ -53,9 +49,12 @@ func (o *opening) openAuthenticated(area *os.File, p parameters) (string, error)
 	return device, nil
 }
 
-// enter counts the opening in the volume's state, after it has refused a state
-// that is older than the owner knows.
+// enter counts the opening in an authenticated volume's state, after it has
+// refused a state that is older than the owner knows.
 func (o *opening) enter(device string, p parameters) error {
+	if !p.authenticated {
+		return nil
+	}
 	var was volume.State
 	if !o.Create {
 		var err error
@@ -72,9 +71,12 @@ func (o *opening) enter(device string, p parameters) error {
 	return nil
 }
 
-// leave counts the closing of the authenticated mapping n, which nobody uses any
-// more. One whose opening was not counted stays as it is.
+// leave counts the closing of the mapping n, if it is an authenticated volume's,
+// which nobody uses any more. One whose opening was not counted stays as it is.
 func leave(n string) error {
+	if d, _ := parseName(n); d.kind != authenc {
+		return nil
+	}
 	device, err := cryptsetup.Path(n)
 	if err != nil {
 		return err
@@ -142,43 +144,4 @@ func altered(err error) error {
 		return fmt.Errorf("%w: the file was altered, or is not the one that the manifest pins", err)
 	}
 	return err
-}
-
-// newFileSystem makes an empty file system of size bytes on device. It only
-// writes, and only what is in use: nothing can be read from an authenticated
-// volume that was not written before, and the file stays sparse. mkfs.ext4 reads.
-//
-// It has no journal: without one, a node that dies leaves a file system that the
-// client still reads.
-func newFileSystem(device string, size int64) error {
-	f, err := os.OpenFile(device, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("making a file system: %w", err)
-	}
-	defer f.Close()
-	options := ext4.Options{Size: size, Seconds: time.Now().Unix()}
-	rand.Read(options.UUID[:])
-	im, err := ext4.NewImage(&ext4.Inode{Mode: unix.S_IFDIR | 0o755, Seconds: options.Seconds, Path: "."}, options)
-	if err != nil {
-		return err
-	}
-	noFiles := func(*ext4.Inode) (io.ReaderAt, error) { return nil, errors.New("a new file system has no files") }
-	buf := make([]byte, 256<<10)
-	for at := int64(0); at < size; at += int64(len(buf)) {
-		first, n := at/ext4.BlockSize, int64(len(buf))/ext4.BlockSize
-		used := buf[:im.Used(first, n)*ext4.BlockSize]
-		if len(used) == 0 {
-			continue
-		}
-		if err := im.Fill(used, first, noFiles); err != nil {
-			return err
-		}
-		if _, err := f.WriteAt(used, at); err != nil {
-			return fmt.Errorf("making a file system: %w", err)
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("making a file system: %w", err)
-	}
-	return nil
 }

@@ -54,7 +54,13 @@ func (r results) opened(t *testing.T, session, job string, known volume.State) (
 	if create {
 		v.Create, v.KeyslotKey = true, r.keys.KeyslotKey
 	}
-	return Open(t.Context(), session, v)
+	o, err := Open(t.Context(), session, v)
+	if err == nil && create {
+		header, err := WriteHeader(t.Context(), v)
+		check(t, err)
+		check(t, <-header)
+	}
+	return o, err
 }
 
 // used opens the volume, does something in it and closes it again.
@@ -118,7 +124,8 @@ func TestTheKernelMakesTheHeadThatWeWrite(t *testing.T) {
 				JournalSectors: integrity.JournalSectors, InterleaveSectors: integrity.InterleaveSectors,
 			})
 			check(t, err)
-			check(t, cryptsetup.Remove(n))
+			_, _, err = closeDevice(n, time.Now().Add(busyWait))
+			check(t, err)
 			want := l.Head()
 			got := make([]byte, len(want))
 			_, err = f.ReadAt(got, 0)

@@ -24,18 +24,19 @@ type closeRequest struct {
 
 // closeReply: Forced lists the devices that were in use.
 type closeReply struct {
-	Forced []string `json:"forced"`
+	Forced  []string      `json:"forced"`
+	Flushed time.Duration `json:"flushed"` // of it all, what storing the volumes' own data took
 }
 
-func closeNames(ctx context.Context, names []string) error {
+func closeNames(ctx context.Context, names []string) (flushed time.Duration, err error) {
 	var reply closeReply
 	if _, err := verbClose.Run(ctx, nil, closeRequest{names}, nil, &reply); err != nil {
-		return err
+		return 0, err
 	}
 	if len(reply.Forced) > 0 {
-		return fmt.Errorf("%w: %q", ErrBusy, reply.Forced)
+		return reply.Flushed, fmt.Errorf("%w: %q", ErrBusy, reply.Forced)
 	}
-	return nil
+	return reply.Flushed, nil
 }
 
 // What follows runs in the helper process.
@@ -49,7 +50,8 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 	var failed []error
 	until := time.Now().Add(busyWait)
 	for _, n := range r.Names {
-		forced, err := closeDevice(n, until)
+		forced, flushed, err := closeDevice(n, until)
+		reply.Flushed += flushed
 		if err != nil {
 			failed = append(failed, err)
 		}
@@ -61,44 +63,40 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 }
 
 // closeDevice removes one mapping, by force if it is in use when the time is up.
-func closeDevice(name string, until time.Time) (forced bool, err error) {
-	state, err := cryptsetup.State(name)
-	for err == nil && state == cryptsetup.Busy && time.Now().Before(until) {
-		time.Sleep(busyPoll)
-		state, err = cryptsetup.State(name)
-	}
-	if err != nil || state == cryptsetup.Inactive {
-		return false, err
-	}
-	if state != cryptsetup.Busy {
-		err = closeIdle(name)
-		if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
-			return false, nil
+// While the kernel unmounts the file system it stores what is left of it.
+func closeDevice(name string, until time.Time) (forced bool, flushed time.Duration, err error) {
+	for began := time.Now(); ; {
+		state, err := cryptsetup.State(name)
+		if err != nil || state == cryptsetup.Inactive {
+			return false, flushed, err
 		}
+		if state != cryptsetup.Busy {
+			// A closing that cannot be counted must not keep the key in the kernel: the
+			// owner's client says that the volume was not closed.
+			_ = leave(name)
+			flush(name)
+			flushed = time.Since(began)
+			err = cryptsetup.Close(name)
+			if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
+				return false, flushed, nil
+			}
+			if !errors.Is(err, cryptsetup.ErrBusy) {
+				break
+			}
+		}
+		if time.Now().After(until) {
+			break
+		}
+		time.Sleep(busyPoll)
 	}
 	err = cryptsetup.ForceClose(name)
 	switch {
 	case err == nil, errors.Is(err, cryptsetup.ErrBusy):
-		return true, nil
+		return true, flushed, nil
 	case errors.Is(err, cryptsetup.ErrNotActive):
-		return false, nil
+		return false, flushed, nil
 	}
-	return false, err
-}
-
-// closeIdle removes a mapping that nothing has open.
-func closeIdle(name string) error {
-	d, _ := parseName(name)
-	if d.kind == authenc {
-		// A closing that cannot be counted must not keep the key in the kernel: the
-		// owner's client says that the volume was not closed.
-		_ = leave(name)
-	}
-	flush(name)
-	if d.kind == authenc || d.kind == tags {
-		return cryptsetup.Remove(name)
-	}
-	return cryptsetup.Close(name)
+	return false, flushed, err
 }
 
 // flush sends a cache flush down to the backing file (ext4's last super block
@@ -107,7 +105,7 @@ func closeIdle(name string) error {
 func flush(name string) {
 	path, err := cryptsetup.Path(name)
 	if err != nil {
-		return
+		return // gone, or still unfinished: nothing was written to it
 	}
 	if f, err := os.OpenFile(path, os.O_RDWR, 0); err == nil {
 		f.Sync()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"cloister/cgo/cryptsetup"
 )
@@ -31,22 +32,29 @@ type device struct {
 // mounts must be gone (descriptors closed, processes of the job view ended);
 // it waits a moment for the kernel to notice.
 func Close(ctx context.Context, session string) error {
+	_, err := Release(ctx, session)
+	return err
+}
+
+// Release is Close, and tells how long of it the volumes' own data took to be
+// stored: that depends on what the job wrote and on the file server.
+func Release(ctx context.Context, session string) (flushed time.Duration, err error) {
 	if err := validSession(session); err != nil {
-		return fmt.Errorf("closing volumes: %w", err)
+		return 0, fmt.Errorf("closing volumes: %w", err)
 	}
 	names, err := List(session)
 	if err != nil {
-		return fmt.Errorf("closing the volumes of session %s: %w", session, err)
+		return 0, fmt.Errorf("closing the volumes of session %s: %w", session, err)
 	}
 	if len(names) == 0 {
-		return nil
+		return 0, nil
 	}
 	ctx, cancel := withDeadline(ctx, closeDeadline)
 	defer cancel()
-	if err := closeNames(ctx, names); err != nil {
-		return fmt.Errorf("closing the volumes of session %s: %w", session, err)
+	if flushed, err = closeNames(ctx, names); err != nil {
+		return flushed, fmt.Errorf("closing the volumes of session %s: %w", session, err)
 	}
-	return nil
+	return flushed, nil
 }
 
 // List names the session's mappings on this node, in the order in which they

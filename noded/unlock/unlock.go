@@ -15,8 +15,7 @@
 // it in the job view.
 //
 // All of it runs in helper processes with a deadline (package helper), because
-// every step reads or writes a file on a file server that may be dead, and
-// because libcryptsetup then cannot take the daemon with it.
+// every step reads or writes a file on a file server that may be dead.
 //
 // Device names are cloister-SESSION-INDEX-crypt, -verity, -authenc and
 // -integrity. Close works from
@@ -53,9 +52,9 @@ type Volume struct {
 	Job   string       // the sealed job's id; an authenticated volume's state names it
 	Known volume.State // the newest state that the manifest's maker saw; an older one is refused
 
-	Create     bool         // File is new: write a LUKS2 header and make a file system
-	KeyslotKey secret.Bytes // Create only: opens the header's keyslot for the owner
-	Label      string       // Create only: the header's label
+	Create     bool         // File is new: make a file system
+	KeyslotKey secret.Bytes // WriteHeader only: opens the header's keyslot for the owner
+	Label      string       // WriteHeader only: the header's label
 }
 
 // Opened is an open volume.
@@ -91,8 +90,7 @@ type openRequest struct {
 
 	Crypt policy.CryptOptions `json:"crypt"`
 
-	KeySize       int `json:"key_size"`         // bytes, first in the pipe
-	KeyslotKeyLen int `json:"keyslot_key_size"` // bytes, after it
+	KeySize int `json:"key_size"` // bytes, in the pipe
 }
 
 type openReply struct {
@@ -126,7 +124,7 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 	}
 	ctx, cancel := withDeadline(ctx, openDeadline)
 	defer cancel()
-	keys, err := keyPipe(v.Key, v.KeyslotKey)
+	keys, err := keyPipe(v.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +134,9 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 		return nil, err
 	}
 	request := openRequest{
-		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create, Label: v.Label,
+		Session: session, Index: v.Index, Pinned: v.Pinned, ReadOnly: v.ReadOnly, Create: v.Create,
 		Job: v.Job, Known: v.Known, Holder: v.Holder, Crypt: v.Crypt,
-		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(), KeyslotKeyLen: v.KeyslotKey.Len(),
+		UID: v.UID, GID: v.GID, KeySize: v.Key.Len(),
 	}
 	var reply openReply
 	files, err := verbOpen.Run(ctx, nil, request, []*os.File{v.File, keys, userns}, &reply)
@@ -152,7 +150,8 @@ func open(ctx context.Context, session string, v Volume) (*Opened, error) {
 		// The helper undoes its own steps, but not when it was killed.
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeDeadline)
 		defer cancel()
-		return nil, errors.Join(err, closeNames(cleanup, v.names(session)))
+		_, cerr := closeNames(cleanup, v.names(session))
+		return nil, errors.Join(err, cerr)
 	}
 	return &Opened{Mount: files[0], Names: reply.Names}, nil
 }

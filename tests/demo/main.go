@@ -351,11 +351,11 @@ func (s *story) after(ctx context.Context, _ analysis.Paths) error {
 	for _, c := range []struct{ cmd, want string }{
 		{"dmsetup ls", "No devices found\n"},
 		{"losetup -l -n | wc -l", "0\n"},
-		{"cat /proc/*/mountinfo 2>/dev/null | grep -c -e cloister-image -e mapper/cloister -e /dev/dm- || true", "0\n"},
+		{"cat /proc/*/mountinfo 2>/dev/null | grep -c -e cloister-image -e ' /dev/dm-' || true", "0\n"},
 		{"ls /run/cloister/sessions | wc -l", "0\n"},
 		{"grep -c ^crypt /proc/keys || true", "0\n"},
 		{"nft list tables | grep -c 'inet cloister' || true", "0\n"},
-		{"systemctl is-active ssh.service", "active\n"},
+		{"timeout 30 sh -c 'until systemctl is-active -q ssh.service; do sleep 0.5; done'; systemctl is-active ssh.service", "active\n"},
 	} {
 		out, err := s.Output(ctx, node, c.cmd)
 		if err != nil {
