@@ -77,7 +77,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 					log.Warn("the session goes on, but takes no more steps", zap.Error(err))
 				}
 				d.take(l)
-				d.watchLocked(ctx)
+				d.watchLocked(ctx, nil)
 				adopted = append(adopted, r.ID)
 				d.adopted.Go(func() { d.goOn(ctx, c, l, log) })
 				continue
@@ -98,7 +98,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		go d.cancel(r.Job, log) // Slurm need not be up before noded
 	}
 	if d.dedicated() {
-		d.watchLocked(ctx)
+		d.watchLocked(ctx, nil)
 	}
 	if len(adopted) == 0 {
 		d.forget()
@@ -118,7 +118,7 @@ func (d *Daemon) holdLock(ctx context.Context, r *session.Record) error {
 	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {
 		return err
 	}
-	d.watchLocked(ctx)
+	d.watchLocked(ctx, nil)
 	return nil
 }
 

@@ -89,6 +89,7 @@ type Daemon struct {
 	filter     lockdown.Filter
 	doors      lockdown.Doors
 	adopted    sync.WaitGroup
+	opening    sync.WaitGroup // doors that were opened and whose units start
 
 	mu sync.Mutex
 	// busy is what the node is taken by: a session, from its first look at
@@ -125,6 +126,12 @@ func (d *Daemon) Start(ctx context.Context) error {
 		if err := d.lockForGood(ctx); err != nil {
 			return fmt.Errorf("locking a dedicated node: %w", err)
 		}
+		return nil
+	}
+	// So that the first session need not: systemd reads all of its units anew. A
+	// session whose doors are not guarded tries again, and is refused if it can't.
+	if err := d.doors.Prepare(ctx); err != nil {
+		d.log.Error("the doors are not prepared", zap.Error(err))
 	}
 	return nil
 }
@@ -137,14 +144,13 @@ func (d *Daemon) lockForGood(ctx context.Context) error {
 	if err := d.lockNetwork(ctx, d.lock); err != nil {
 		return err
 	}
-	doors, err := d.doors.Survey(ctx)
-	if err != nil {
+	if err := d.doors.Prepare(ctx); err != nil {
 		return err
 	}
-	if err := d.doors.Close(ctx, doors); err != nil {
+	if err := d.doors.Close(ctx); err != nil {
 		return err
 	}
-	d.watchClosed(ctx)
+	d.watchClosed(ctx, nil)
 	return nil
 }
 

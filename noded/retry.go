@@ -80,7 +80,7 @@ func (d *Daemon) clean(ctx context.Context, r *retry) {
 		// The watches must not end with the question.
 		err := d.lockForGood(context.WithoutCancel(ctx))
 		if err == nil {
-			d.watchLocked(ctx)
+			d.watchLocked(ctx, nil)
 		}
 		r.line("locking the node", err)
 	}

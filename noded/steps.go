@@ -132,7 +132,19 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 
 // lockNode closes the network and the doors, and ends what others run here.
 func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) error {
-	doors, err := d.doors.Survey(ctx)
+	// A node whose doors only just began to open again must be as it was first.
+	d.opening.Wait()
+	reached, err := d.doors.Reach(ctx)
+	if err != nil {
+		return err
+	}
+	watched := false
+	defer func() {
+		if !watched {
+			reached.Done()
+		}
+	}()
+	doors, err := reached.Survey(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,12 +154,15 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	if err := save(); err != nil {
 		return err
 	}
+	l.laps.end("survey")
 	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {
 		return err
 	}
-	if err := d.doors.Close(ctx, doors); err != nil {
+	l.laps.end("network")
+	if err := reached.Close(ctx); err != nil {
 		return err
 	}
+	l.laps.end("doors")
 	ended, err := lockdown.EndForeign(ctx, l.record.UID, l.record.Cgroup.Path())
 	for _, p := range ended {
 		d.log.Info("ended a process that does not belong to the job", zap.Stringer("process", p))
@@ -155,12 +170,13 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 	if err != nil {
 		return err
 	}
+	l.laps.end("foreign")
 	if exposed, err := d.filter.Exposed(ctx, d.lock.InSession()); err != nil {
 		return err
 	} else if len(exposed) > 0 {
 		return refusal(fmt.Sprintf("something listens at %v on this node, a port that its packet filter leaves to srun", exposed), nextAdministrator)
 	}
-	d.watchLocked(ctx)
+	watched = d.watchLocked(ctx, reached)
 	return nil
 }
 
@@ -177,8 +193,27 @@ func (d *Daemon) openNode(ctx context.Context, l *live) error {
 		}
 	}
 	d.unwatchLocked()
-	return errors.Join(d.openNetwork(ctx), d.doors.Open(ctx, doors))
+	if err := d.openNetwork(ctx); err != nil {
+		return err
+	}
+	wait, err := d.doors.Open(ctx, doors)
+	if err != nil {
+		return err
+	}
+	// What is to run again takes its time to start, and nobody waits for it but
+	// the next session. If it does not start, that is for the administrator.
+	d.opening.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), openLimit)
+		defer cancel()
+		if err := wait(ctx); err != nil {
+			d.log.Error("a door of the node stays closed", zap.Error(err))
+		}
+	})
+	return nil
 }
+
+// openLimit bounds how long units may take to start again.
+const openLimit = time.Minute
 
 // openVolumes opens all volumes, side by side: much of the time goes into
 // waiting for the file server.

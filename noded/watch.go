@@ -28,12 +28,12 @@ type watcher func(ctx context.Context) error
 // A running watch is ended by calling it; it returns when the watcher has.
 type running func()
 
-// watch starts a watcher unless it runs.
-func (d *Daemon) watch(ctx context.Context, name string, w watcher) {
+// watch starts a watcher unless one runs, and reports whether it did.
+func (d *Daemon) watch(ctx context.Context, name string, w watcher) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.watches[name] != nil {
-		return
+		return false
 	}
 	// The watch must outlive the launch that began it.
 	watched, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -49,6 +49,7 @@ func (d *Daemon) watch(ctx context.Context, name string, w watcher) {
 			d.lost(name, err)
 		}
 	}()
+	return true
 }
 
 // unwatch ends watches; one that does not run is no error.
@@ -87,18 +88,23 @@ func (d *Daemon) endSession(why error) {
 	l.end(why)
 }
 
-// watchClosed keeps the doors closed that are.
-func (d *Daemon) watchClosed(ctx context.Context) {
-	d.watch(ctx, watchDoors, func(ctx context.Context) error {
-		return d.doors.Watch(ctx, d.incidents(audit.DoorOpened))
+// watchClosed keeps the doors closed that are, over a connection that is there
+// or one of its own. It reports whether it took the connection.
+func (d *Daemon) watchClosed(ctx context.Context, reached *lockdown.Reached) bool {
+	return d.watch(ctx, watchDoors, func(ctx context.Context) error {
+		report := d.incidents(audit.DoorOpened)
+		if reached != nil {
+			return reached.Watch(ctx, report)
+		}
+		return d.doors.Watch(ctx, report)
 	})
 }
 
 // watchLocked starts all that keeps a node locked beside the packet filter's
 // own watch. Call it when the doors are closed and a session that goes on is
-// known: the processes of another are ended.
-func (d *Daemon) watchLocked(ctx context.Context) {
-	d.watchClosed(ctx)
+// known: the processes of another are ended. reached is as in watchClosed.
+func (d *Daemon) watchLocked(ctx context.Context, reached *lockdown.Reached) (took bool) {
+	took = d.watchClosed(ctx, reached)
 	strangers := lockdown.Strangers{Keep: d.groups}
 	d.watch(ctx, watchStrangers, func(ctx context.Context) error {
 		return strangers.Watch(ctx, d.incidents(audit.Stranger))
@@ -115,6 +121,7 @@ func (d *Daemon) watchLocked(ctx context.Context) {
 			})
 		})
 	}
+	return took
 }
 
 // unwatchLocked is its way back, to be called before the doors are opened.

@@ -108,7 +108,7 @@ type Network struct {
 
 // Doors are the ways into a node that a lock closes.
 type Doors struct {
-	// Units are systemd units to stop and mask until the node is released; a
+	// Units are systemd units to stop, and keep from starting, until the node is released; a
 	// template such as getty@.service means every instance. The default is
 	// DefaultDoors; a list of one's own replaces it and must have ssh.service
 	// and ssh.socket in it. User managers (user@.service) are always closed.

@@ -21,7 +21,7 @@ import (
 // start processes, and the logins that came through them. Needs root on the
 // system bus.
 type Doors struct {
-	// Units to stop and mask; a template ("getty@.service") stands for all of
+	// Units to stop and keep from starting; a template ("getty@.service") stands for all of
 	// its instances. User managers are always among them.
 	Units []string
 	// KeepConsole spares root's sessions on a seat: the policy leaves a
@@ -42,55 +42,63 @@ const userManager = "user@.service"
 // the caller's journal before Close, so that Open after a crash at any moment
 // restores that and no more.
 type DoorState struct {
-	Units []UnitState `json:"units"`
+	Running []string `json:"running"` // units that ran, to start again
 }
 
-// A UnitState is one door as it was.
-type UnitState struct {
-	Name    string   `json:"name"`              // as in Doors.Units
-	Masked  bool     `json:"masked,omitempty"`  // it was masked: leave it so
-	Running []string `json:"running,omitempty"` // it or its instances, to start again
+// Survey reads what the doors are now and makes sure that they can be closed;
+// it closes nothing. It fails where Close could not do its work.
+func (d Doors) Survey(ctx context.Context) (s DoorState, err error) {
+	err = d.reached(ctx, func(r *Reached) error {
+		s, err = r.Survey(ctx)
+		return err
+	})
+	return s, err
 }
 
-// Survey reads what the doors are now and changes nothing. It must not be
-// called while they are closed: a session that is taken up again has the state
-// in its journal. It fails where Close could not do its work.
-func (d Doors) Survey(ctx context.Context) (DoorState, error) {
-	c, err := systemd.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return DoorState{}, fmt.Errorf("surveying the doors: reaching systemd: %w", err)
-	}
-	defer c.Close()
-	names := d.names()
-	files, err := unitFiles(ctx, c, names)
+// Close keeps the units from starting and stops them, ends the logins, and
+// kills what they leave behind. Survey must have gone before. On an error some
+// doors may be open and some closed; the caller undoes it by Open.
+func (d Doors) Close(ctx context.Context) error {
+	return d.reached(ctx, func(r *Reached) error { return r.Close(ctx) })
+}
+
+// Survey is Doors.Survey.
+func (r *Reached) Survey(ctx context.Context) (DoorState, error) {
+	s, err := r.survey(ctx)
 	if err != nil {
 		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
 	}
-	running, err := runningUnits(ctx, c, names)
+	return s, nil
+}
+
+func (r *Reached) survey(ctx context.Context) (DoorState, error) {
+	list, err := r.loaded(ctx)
 	if err != nil {
-		return DoorState{}, fmt.Errorf("surveying the doors: %w", err)
+		return DoorState{}, err
+	}
+	// What is not loaded is read with its guard when somebody starts it.
+	missing, err := r.doors.guardsMissing()
+	if err != nil {
+		return DoorState{}, err
+	}
+	bare, err := r.unguarded(ctx, list)
+	if err != nil {
+		return DoorState{}, err
+	}
+	if len(missing)+len(bare) > 0 {
+		if err := r.guard(ctx); err != nil {
+			return DoorState{}, err
+		}
 	}
 	var s DoorState
-	seen := map[string]bool{} // ssh.service and its alias sshd.service are one
-	for _, name := range names {
-		u := UnitState{Name: name, Masked: isMasked(files[name])}
-		if err := maskable(files[name]); err != nil {
-			return DoorState{}, fmt.Errorf("surveying the doors: %s: %w", name, err)
+	for _, u := range running(list) {
+		again, err := r.startsAgain(ctx, u)
+		if err != nil {
+			return DoorState{}, fmt.Errorf("%s: %w", u, err)
 		}
-		for _, r := range running[name] {
-			if seen[r] {
-				continue
-			}
-			seen[r] = true
-			again, err := startsAgain(ctx, c, name, r)
-			if err != nil {
-				return DoorState{}, fmt.Errorf("surveying the doors: %s: %w", r, err)
-			}
-			if again {
-				u.Running = append(u.Running, r)
-			}
+		if again {
+			s.Running = append(s.Running, u)
 		}
-		s.Units = append(s.Units, u)
 	}
 	return s, nil
 }
@@ -110,56 +118,44 @@ func (d Doors) names() []string {
 	return out
 }
 
-// Close masks and stops the units of s, which Survey returned, ends the
-// logins, and kills what they leave behind. On an error some doors may be
-// open and some closed; the caller undoes it by Open.
-func (d Doors) Close(ctx context.Context, s DoorState) error {
-	return d.close(ctx, s.toMask())
-}
-
-func (d Doors) close(ctx context.Context, mask []string) error {
-	c, err := systemd.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return fmt.Errorf("closing the doors: reaching systemd: %w", err)
-	}
-	defer c.Close()
-	if len(mask) > 0 {
-		if _, err := c.MaskUnitFilesContext(ctx, mask, true, false); err != nil {
-			return fmt.Errorf("closing the doors: masking %s: %w", strings.Join(mask, ", "), err)
-		}
-		if err := c.ReloadContext(ctx); err != nil {
-			return fmt.Errorf("closing the doors: making systemd see the masks: %w", err)
-		}
-	}
-	names := d.names()
-	if open, err := unmasked(ctx, c, names); err != nil {
-		return fmt.Errorf("closing the doors: %w", err)
-	} else if len(open) > 0 {
-		return fmt.Errorf("closing the doors: systemd was asked to mask %s and did not", strings.Join(open, ", "))
-	}
-	if err := stopUnits(ctx, c, names); err != nil {
-		return fmt.Errorf("closing the doors: %w", err)
-	}
-	if err := d.endSessions(ctx); err != nil {
-		return fmt.Errorf("closing the doors: %w", err)
-	}
-	if err := d.endLeftBehind(ctx); err != nil {
+// Close is Doors.Close.
+func (r *Reached) Close(ctx context.Context) error {
+	if err := r.close(ctx); err != nil {
 		return fmt.Errorf("closing the doors: %w", err)
 	}
 	return nil
 }
 
-// Open takes away the masks that Close made and starts what ran before. It is
-// safe to run twice, and after a Close that came to do nothing or half. It
-// tries every unit before it returns an error.
+func (r *Reached) close(ctx context.Context) error {
+	// First: what starts from now on is refused by systemd, what started
+	// before is found below.
+	if err := shutGuards(); err != nil {
+		return err
+	}
+	if err := r.stopUnits(ctx); err != nil {
+		return err
+	}
+	if err := r.endSessions(ctx); err != nil {
+		return err
+	}
+	return r.doors.endLeftBehind(ctx)
+}
+
+// Open lets the units start again and has those started that ran before; the
+// function that it returns waits until they have. Both are safe to call twice,
+// and after a Close that came to do nothing or half. They try every unit before
+// they return an error.
 //
 // A bus that starts anew is waited for: its end may be why the doors are to be
 // opened.
-func (d Doors) Open(ctx context.Context, s DoorState) error {
+func (d Doors) Open(ctx context.Context, s DoorState) (wait func(context.Context) error, err error) {
 	for began := time.Now(); ; {
 		err := d.open(ctx, s)
+		if err == nil {
+			return func(ctx context.Context) error { return d.await(ctx, s) }, nil
+		}
 		if !isWithoutBus(err) || time.Since(began) > busPatience || pause(ctx) != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -175,68 +171,78 @@ func isWithoutBus(err error) bool {
 }
 
 func (d Doors) open(ctx context.Context, s DoorState) error {
-	c, err := systemd.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return fmt.Errorf("opening the doors: reaching systemd: %w", err)
+	if err := openGuards(); err != nil {
+		return fmt.Errorf("opening the doors: %w", err)
 	}
-	defer c.Close()
-	if names := s.toMask(); len(names) > 0 {
-		if _, err := c.UnmaskUnitFilesContext(ctx, names, true); err != nil {
-			return fmt.Errorf("opening the doors: unmasking %s: %w", strings.Join(names, ", "), err)
-		}
-		if err := c.ReloadContext(ctx); err != nil {
-			return fmt.Errorf("opening the doors: making systemd see the units: %w", err)
-		}
+	return d.eachRunning(ctx, s, startUnit)
+}
+
+func (d Doors) await(ctx context.Context, s DoorState) error { return d.eachRunning(ctx, s, awaitUnit) }
+
+func (d Doors) eachRunning(ctx context.Context, s DoorState, do func(context.Context, *systemd.Conn, string) error) error {
+	if len(s.Running) == 0 {
+		return nil
 	}
-	var failed []error
-	for _, u := range s.Units {
-		for _, r := range u.Running {
-			if err := startUnit(ctx, c, r); err != nil {
+	return d.reached(ctx, func(r *Reached) error {
+		var failed []error
+		for _, u := range s.Running {
+			if err := do(ctx, r.systemd, u); err != nil {
 				failed = append(failed, fmt.Errorf("opening the doors: %w", err))
 			}
 		}
-	}
-	return errors.Join(failed...)
+		return errors.Join(failed...)
+	})
 }
 
 // Check names the doors that are open although Close closed them: units that
-// run again or whose mask is gone. None means that all is shut.
-func (d Doors) Check(ctx context.Context) ([]string, error) {
-	open, _, err := d.inspect(ctx)
-	return open, err
+// run again or could be started. None means that all is shut.
+func (d Doors) Check(ctx context.Context) (open []string, err error) {
+	err = d.reached(ctx, func(r *Reached) error {
+		open, err = r.inspect(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("checking the doors: %w", err)
+	}
+	return open, nil
 }
 
-// inspect is Check, with the names of the units that have no mask.
-func (d Doors) inspect(ctx context.Context) (open, bare []string, err error) {
-	c, err := systemd.NewSystemConnectionContext(ctx)
+func (r *Reached) inspect(ctx context.Context) (open []string, err error) {
+	list, err := r.loaded(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("checking the doors: reaching systemd: %w", err)
+		return nil, err
 	}
-	defer c.Close()
-	names := d.names()
-	if bare, err = unmasked(ctx, c, names); err != nil {
-		return nil, nil, fmt.Errorf("checking the doors: %w", err)
+	for _, u := range running(list) {
+		open = append(open, u+" runs")
 	}
-	running, err := runningUnits(ctx, c, names)
+	if shut, err := guardsShut(); err != nil {
+		return nil, err
+	} else if !shut {
+		open = append(open, closedFile+" is gone")
+	}
+	if missing, err := r.doors.guardsMissing(); err != nil {
+		return nil, err
+	} else if len(missing) > 0 {
+		open = append(open, "the guard of "+strings.Join(missing, ", ")+" is gone")
+	}
+	bare, err := r.unguarded(ctx, list)
 	if err != nil {
-		return nil, nil, fmt.Errorf("checking the doors: %w", err)
+		return nil, err
 	}
-	for _, n := range names {
-		for _, r := range running[n] {
-			open = append(open, r+" runs")
-		}
-		if slices.Contains(bare, n) {
-			open = append(open, n+" is not masked")
-		}
+	for _, u := range bare {
+		open = append(open, u+" has no guard")
 	}
-	return open, bare, nil
+	return open, nil
 }
 
-func (s DoorState) toMask() (out []string) {
-	for _, u := range s.Units {
-		if !u.Masked {
-			out = append(out, u.Name)
-		}
+// closeAgain closes what inspect found open: guards that were taken away are
+// put back first.
+func (r *Reached) closeAgain(ctx context.Context) error {
+	if err := shutGuards(); err != nil {
+		return err
 	}
-	return out
+	if err := r.guard(ctx); err != nil {
+		return err
+	}
+	return r.close(ctx)
 }

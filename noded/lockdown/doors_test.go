@@ -5,6 +5,8 @@ package lockdown
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -26,7 +28,12 @@ func debian(t *testing.T) (*fakeInit, Doors) {
 	f := newFakeInit(t)
 	f.unit("ssh.service", "active")
 	f.alias["sshd.service"] = "ssh.service"
-	f.files["sshd.service"] = [2]string{"/etc/systemd/system/sshd.service", "alias"}
+	old := unitDirs
+	unitDirs = []string{t.TempDir(), t.TempDir()}
+	t.Cleanup(func() { unitDirs = old })
+	if err := os.Symlink("/usr/lib/systemd/system/ssh.service", unitDirs[1]+"/sshd.service"); err != nil {
+		t.Fatal(err)
+	}
 	f.unit("ssh.socket", "inactive")
 	f.unit("cron.service", "active")
 	f.unit("atd.service", "inactive")
@@ -37,10 +44,16 @@ func debian(t *testing.T) (*fakeInit, Doors) {
 	f.unit("user@2002.service", "active")
 	f.lingers("2002", true)
 	f.unit("slurmd.service", "active")
-	f.files["console-getty.service"] = [2]string{"/etc/systemd/system/console-getty.service", "masked"}
+	f.unit("console-getty.service", "inactive")
+	f.masks["console-getty.service"] = true
 	f.login("4", 2001, "alice", "")
 	f.login("7", 0, "root", "seat0")
-	return f, Doors{Units: policy.DefaultDoors()}
+	d := Doors{Units: policy.DefaultDoors()}
+	if err := d.Prepare(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	f.calls = nil
+	return f, d
 }
 
 // through writes a state as the journal does and reads it again.
@@ -56,6 +69,13 @@ func through(t *testing.T, s DoorState) (out DoorState) {
 	return out
 }
 
+// closeDoors closes them as a session does.
+func closeDoors(t *testing.T, d Doors) error {
+	t.Helper()
+	survey(t, d)
+	return d.Close(soon(t))
+}
+
 func survey(t *testing.T, d Doors) DoorState {
 	t.Helper()
 	s, err := d.Survey(soon(t))
@@ -65,26 +85,33 @@ func survey(t *testing.T, d Doors) DoorState {
 	return through(t, s)
 }
 
-func TestClosedDoorsAreMaskedAndDownAndOpenAgainAsTheyWere(t *testing.T) {
+func TestClosedDoorsCannotBeStartedAndAreDownAndOpenAgainAsTheyWere(t *testing.T) {
 	f, d := debian(t)
 	ctx, before := soon(t), f.state()
 	s := survey(t, d)
 	if f.state() != before || len(f.calls) > 0 {
 		t.Fatalf("Survey changed the node: %v", f.calls)
 	}
-	if err := d.Close(ctx, s); err != nil {
+	if err := d.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if open, err := d.Check(ctx); err != nil || len(open) > 0 {
 		t.Errorf("after Close: %v %v", open, err)
 	}
-	if !strings.HasPrefix(f.state(), "slurmd.service=active ") {
+	if f.state() != "slurmd.service=active shut" {
 		t.Errorf("runs after Close: %s", f.state())
 	}
 	if len(f.users) > 0 {
 		t.Errorf("still logged in: %v", f.users)
 	}
-	if err := d.Open(ctx, s); err != nil {
+	for _, unit := range []string{"ssh.service", "getty@tty1.service", "user@2002.service"} {
+		f.start(unit, "replace")
+		if f.units[unit].active != "inactive" {
+			t.Errorf("%s could be started", unit)
+		}
+	}
+	f.calls = nil
+	if err := d.openAll(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.Replace(before, "user@2001.service=active ", "", 1) // it had no login any more
@@ -92,8 +119,22 @@ func TestClosedDoorsAreMaskedAndDownAndOpenAgainAsTheyWere(t *testing.T) {
 	if f.state() != want {
 		t.Errorf("after Open:\n%s\nwant\n%s", f.state(), want)
 	}
+	if slices.Contains(f.calls, "reload") {
+		t.Error("a session had systemd read its units anew")
+	}
 	if slices.Contains(f.calls, "start atd.service") || slices.Contains(f.calls, "start ssh.socket") {
 		t.Errorf("something was started that had not run: %v", f.calls)
+	}
+}
+
+func TestADoorThatThePolicyNamesByAnAliasIsClosed(t *testing.T) {
+	f, d := debian(t)
+	d.Units = []string{"sshd.service", "ssh.socket"}
+	if err := closeDoors(t, d); err != nil {
+		t.Fatal(err)
+	}
+	if a := f.units["ssh.service"].active; a != "inactive" {
+		t.Errorf("ssh.service is %s", a)
 	}
 }
 
@@ -102,13 +143,13 @@ func TestClosingAndOpeningTwiceIsAsOnce(t *testing.T) {
 	ctx := soon(t)
 	s := survey(t, d)
 	for range 2 {
-		if err := d.Close(ctx, s); err != nil {
+		if err := d.Close(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var after []string
 	for range 2 {
-		if err := d.Open(ctx, s); err != nil {
+		if err := d.openAll(ctx, s); err != nil {
 			t.Fatal(err)
 		}
 		after = append(after, f.state())
@@ -119,19 +160,19 @@ func TestClosingAndOpeningTwiceIsAsOnce(t *testing.T) {
 }
 
 func TestACrashAnywhereInCloseIsUndoneByOpen(t *testing.T) {
-	for _, crash := range []string{"mask", "reload", "stop ssh.service", "stop cron.service", "stop user@2002"} {
+	for _, crash := range []string{"stop ssh.service", "stop cron.service", "stop user@2002"} {
 		f, d := debian(t)
 		ctx := soon(t)
 		s := survey(t, d)
 		f.fail = crash
-		if err := d.Close(ctx, s); err == nil {
+		if err := d.Close(ctx); err == nil {
 			t.Errorf("%s failed and Close did not", crash)
 		}
 		f.fail = ""
-		if err := d.Open(ctx, s); err != nil {
+		if err := d.openAll(ctx, s); err != nil {
 			t.Errorf("after a crash in %s: %v", crash, err)
 		}
-		if st := f.state(); !strings.Contains(st, "ssh.service=active") || !strings.Contains(st, "cron.service=active") || len(f.masks) > 0 {
+		if st := f.state(); !strings.Contains(st, "ssh.service=active") || !strings.Contains(st, "cron.service=active") || strings.Contains(st, "shut") {
 			t.Errorf("after a crash in %s: %s", crash, st)
 		}
 	}
@@ -140,7 +181,7 @@ func TestACrashAnywhereInCloseIsUndoneByOpen(t *testing.T) {
 func TestOpenWithoutCloseChangesNothing(t *testing.T) {
 	f, d := debian(t)
 	before := f.state()
-	if err := d.Open(soon(t), survey(t, d)); err != nil {
+	if err := d.openAll(soon(t), survey(t, d)); err != nil {
 		t.Fatal(err)
 	}
 	if f.state() != before {
@@ -148,24 +189,10 @@ func TestOpenWithoutCloseChangesNothing(t *testing.T) {
 	}
 }
 
-func TestAMaskOfTheAdministratorsStays(t *testing.T) {
-	f, d := debian(t)
-	f.files["atd.service"] = [2]string{"/etc/systemd/system/atd.service", "masked"}
-	s := survey(t, d)
-	ctx := soon(t)
-	if err := d.Close(ctx, s); err != nil {
-		t.Fatal(err)
-	}
-	if f.masks["atd.service"] {
-		t.Error("a masked unit was masked again")
-	}
-}
-
 func TestAUnitThatDoesNotStopIsKilled(t *testing.T) {
 	f, d := debian(t)
 	f.units["cron.service"].stubborn = true
-	ctx := soon(t)
-	if err := d.Close(ctx, survey(t, d)); err != nil {
+	if err := closeDoors(t, d); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Contains(f.calls, "kill cron.service") {
@@ -173,11 +200,33 @@ func TestAUnitThatDoesNotStopIsKilled(t *testing.T) {
 	}
 }
 
-func TestAUnitThatAMaskWouldNotStopIsRefusedBeforeAnythingChanges(t *testing.T) {
+func TestADoorThatSystemdWouldStartAllTheSameIsRefusedBeforeAnythingChanges(t *testing.T) {
 	f, d := debian(t)
-	f.files["ssh.service"] = [2]string{"/etc/systemd/system/ssh.service", "enabled"}
-	if _, err := d.Survey(soon(t)); err == nil || !strings.Contains(err.Error(), "/usr/local/lib/systemd/system") {
+	f.mu.Lock()
+	f.deaf = "ssh.service" // as with a drop-in that has AssertPathExists= alone
+	f.mu.Unlock()
+	f.reload()
+	f.calls = nil
+	before := f.state()
+	if _, err := d.Survey(soon(t)); err == nil || !strings.Contains(err.Error(), "ssh.service") {
 		t.Errorf("Survey: %v", err)
+	}
+	if f.state() != before || !slices.Equal(f.calls, []string{"reload"}) {
+		t.Errorf("Survey did %v", f.calls)
+	}
+}
+
+func TestAGuardThatIsGoneIsPutBackByTheNextSession(t *testing.T) {
+	f, d := debian(t)
+	for _, unit := range []string{"ssh.service", "getty@.service"} {
+		if err := os.Remove(guardFile(unit)); err != nil {
+			t.Fatal(err)
+		}
+		f.reload()
+		survey(t, d)
+		if !f.seen[unit] {
+			t.Errorf("%s has no guard", unit)
+		}
 	}
 }
 
@@ -185,22 +234,28 @@ func TestADoorThatOpensDuringASessionIsNamed(t *testing.T) {
 	f, d := debian(t)
 	ctx := soon(t)
 	s := survey(t, d)
-	if err := d.Close(ctx, s); err != nil {
+	if err := d.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 	f.mu.Lock()
 	f.units["ssh.service"].active = "active"
 	delete(f.seen, "cron.service")
 	f.mu.Unlock()
-	open, err := d.Check(ctx)
-	if err != nil || !slices.Contains(open, "ssh.service runs") || !slices.Contains(open, "cron.service is not masked") {
-		t.Errorf("%v %v", open, err)
+	if err := errors.Join(os.Remove(closedFile), os.Remove(guardFile("getty@.service"))); err != nil {
+		t.Fatal(err)
 	}
-	if err := d.Close(ctx, s); err != nil {
+	open, err := d.Check(ctx)
+	if want := []string{"ssh.service runs", closedFile + " is gone", "the guard of getty@.service is gone", "cron.service has no guard"}; err != nil || !slices.Equal(open, want) {
+		t.Errorf("%q %v", open, err)
+	}
+	if err := d.reached(ctx, func(r *Reached) error { return r.closeAgain(ctx) }); err != nil {
 		t.Fatal(err)
 	}
 	if open, err := d.Check(ctx); err != nil || len(open) > 0 {
 		t.Errorf("after closing again: %v %v", open, err)
+	}
+	if err := d.openAll(ctx, s); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -212,10 +267,10 @@ func TestWhatASocketStartedForOneConnectionIsNotStartedAgain(t *testing.T) {
 	f.triggered("ssh@1-10.0.0.1:22-10.0.0.2:4000.service", "ssh.socket")
 	ctx := soon(t)
 	s := survey(t, d)
-	if err := d.Close(ctx, s); err != nil {
+	if err := d.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Open(ctx, s); err != nil {
+	if err := d.openAll(ctx, s); err != nil {
 		t.Fatal(err)
 	}
 	if st := f.state(); !strings.Contains(st, "ssh.socket=active") || strings.Contains(st, "ssh@1") || strings.Contains(st, "ssh.service") {
@@ -227,11 +282,11 @@ func TestAUnitThatDoesNotComeBackIsAnErrorAndTheOthersComeBackAllTheSame(t *test
 	f, d := debian(t)
 	ctx := soon(t)
 	s := survey(t, d)
-	if err := d.Close(ctx, s); err != nil {
+	if err := d.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 	f.units["ssh.service"].failing = true
-	if err := d.Open(ctx, s); err == nil || !strings.Contains(err.Error(), "ssh.service") {
+	if err := d.openAll(ctx, s); err == nil || !strings.Contains(err.Error(), "ssh.service") {
 		t.Errorf("Open: %v", err)
 	}
 	if st := f.state(); !strings.Contains(st, "cron.service=active") {
@@ -242,7 +297,7 @@ func TestAUnitThatDoesNotComeBackIsAnErrorAndTheOthersComeBackAllTheSame(t *test
 func TestRootsConsoleIsSparedOnlyWhereThePolicyLeavesOne(t *testing.T) {
 	f, d := debian(t)
 	d.KeepConsole = true
-	if err := d.Close(soon(t), survey(t, d)); err != nil {
+	if err := closeDoors(t, d); err != nil {
 		t.Fatal(err)
 	}
 	if len(f.users) != 1 || f.users["7"] == nil {
@@ -253,14 +308,14 @@ func TestRootsConsoleIsSparedOnlyWhereThePolicyLeavesOne(t *testing.T) {
 func TestOpenWaitsForSystemdToJoinABusThatStartedAnew(t *testing.T) {
 	f, d := debian(t)
 	s := survey(t, d)
-	if err := d.Close(soon(t), s); err != nil {
+	if err := d.Close(soon(t)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.conn.ReleaseName(systemdName); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(300*time.Millisecond, func() { f.conn.RequestName(systemdName, dbus.NameFlagDoNotQueue) })
-	if err := d.Open(soon(t), s); err != nil {
+	if err := d.openAll(soon(t), s); err != nil {
 		t.Fatal(err)
 	}
 	if st := f.state(); !strings.Contains(st, "ssh.service=active") {
@@ -277,10 +332,10 @@ func TestDoorsWithoutABusAreAnError(t *testing.T) {
 	if _, err := d.Survey(soon(t)); err == nil {
 		t.Error("Survey answered")
 	}
-	if err := d.Close(soon(t), DoorState{}); err == nil {
+	if err := d.Close(soon(t)); err == nil {
 		t.Error("Close answered")
 	}
-	if err := d.Open(soon(t), DoorState{}); err == nil {
+	if err := d.openAll(soon(t), DoorState{Running: []string{"ssh.service"}}); err == nil {
 		t.Error("Open answered")
 	}
 }

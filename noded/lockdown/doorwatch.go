@@ -31,21 +31,32 @@ var doorsPatience = 10 * time.Second
 const lookLimit = 30 * time.Second
 
 // Watch keeps closed what Close closed until ctx ends. Whenever systemd or
-// logind announces something that could open a door, it looks, and masks,
+// logind announces something that could open a door, it looks, and guards,
 // stops and ends again. report hears of each door that was open, in words for
 // a record, from Watch's own goroutine.
 //
 // An error means that the doors can no longer be watched or closed; the caller
 // must then treat the node as open.
 func (d Doors) Watch(ctx context.Context, report func(string)) error {
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	r, err := d.Reach(ctx)
 	if err != nil {
-		return fmt.Errorf("watching the doors: reaching the system bus: %w", err)
+		return fmt.Errorf("watching the doors: %w", err)
 	}
-	defer bus.Close()
+	return r.Watch(ctx, report)
+}
+
+// Watch is Doors.Watch; it closes the connection in the end.
+func (r *Reached) Watch(ctx context.Context, report func(string)) error {
+	r.keep()
+	defer r.Done()
+	stop := context.AfterFunc(ctx, r.Done)
+	defer stop()
 	signals := make(chan *dbus.Signal, 64)
-	bus.Signal(signals)
-	if err := subscribe(ctx, bus); err != nil {
+	r.bus.Signal(signals)
+	if err := subscribe(ctx, r.bus); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("watching the doors: %w", err)
 	}
 	var failing time.Time
@@ -53,7 +64,7 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 		pulse.Beat(ctx)
 		pause := recheck
 		look, done := context.WithTimeout(ctx, lookLimit)
-		err := d.shut(look, report)
+		err := r.shut(look, report)
 		done()
 		switch {
 		case ctx.Err() != nil:
@@ -68,7 +79,7 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 		default:
 			pause = retry
 		}
-		if err := d.await(ctx, bus, signals, pause); err != nil {
+		if err := r.doors.announced(ctx, r.bus, signals, pause); err != nil {
 			return fmt.Errorf("watching the doors: %w", err)
 		}
 	}
@@ -77,7 +88,7 @@ func (d Doors) Watch(ctx context.Context, report func(string)) error {
 
 // subscribe asks for the announcements of systemd and logind. Those of units
 // and of their properties are not among them: every start has a job, and a look
-// at a masked unit makes systemd load it, announce it and forget it again.
+// at a unit that nothing needs makes systemd load it, announce it and forget it again.
 func subscribe(ctx context.Context, bus *dbus.Conn) error {
 	rules := [][]dbus.MatchOption{
 		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, systemdName)},
@@ -105,9 +116,9 @@ func listen(ctx context.Context, bus *dbus.Conn) error {
 	return nil
 }
 
-// await returns when there is a reason to look: an announcement, or pause is
+// announced returns when there is a reason to look: an announcement, or pause is
 // over.
-func (d Doors) await(ctx context.Context, bus *dbus.Conn, signals <-chan *dbus.Signal, pause time.Duration) error {
+func (d Doors) announced(ctx context.Context, bus *dbus.Conn, signals <-chan *dbus.Signal, pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
@@ -163,14 +174,14 @@ func (d Doors) concerns(s *dbus.Signal) bool {
 }
 
 // shut looks whether anything is open and closes it.
-func (d Doors) shut(ctx context.Context, report func(string)) error {
+func (r *Reached) shut(ctx context.Context, report func(string)) error {
 	if mutant.Removed(mutant.DoorsWatch) {
 		return nil
 	}
-	open, bare, err := d.inspect(ctx)
+	open, err := r.inspect(ctx)
 	if err == nil {
 		var in []string
-		in, err = d.loggedIn(ctx)
+		in, err = r.loggedIn(ctx)
 		open = append(open, in...)
 	}
 	if err == nil && len(open) == 0 {
@@ -183,7 +194,7 @@ func (d Doors) shut(ctx context.Context, report func(string)) error {
 		report(fmt.Sprintf("the doors cannot be seen: %v", err))
 		return err
 	}
-	if err := d.close(ctx, bare); err != nil {
+	if err := r.closeAgain(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil
 		}

@@ -4,6 +4,8 @@ package lockdown
 
 import (
 	"context"
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +45,7 @@ func within(t *testing.T, limit time.Duration, what string, holds func() bool) {
 func watched(t *testing.T, f *fakeInit, d Doors) (*record, DoorState, <-chan error) {
 	t.Helper()
 	s := survey(t, d)
-	if err := d.Close(soon(t), s); err != nil {
+	if err := d.Close(soon(t)); err != nil {
 		t.Fatal(err)
 	}
 	var r record
@@ -62,26 +64,30 @@ func watched(t *testing.T, f *fakeInit, d Doors) (*record, DoorState, <-chan err
 	return &r, s, failed
 }
 
-func TestAUnitThatIsUnmaskedAndStartedIsMaskedAndStoppedWithinASecondAndReported(t *testing.T) {
+func TestAUnitWhoseGuardIsTakenAwayIsGuardedAgainAndStoppedWithinASecondAndReported(t *testing.T) {
 	f, d := debian(t)
 	r, s, _ := watched(t, f, d)
+	time.Sleep(200 * time.Millisecond) // the first look
+	if err := errors.Join(os.Remove(closedFile), os.Remove(guardFile("ssh.service"))); err != nil {
+		t.Fatal(err)
+	}
 	f.mu.Lock()
-	delete(f.masks, "ssh.service")
 	delete(f.seen, "ssh.service")
 	f.units["ssh.service"].active = "active"
 	f.mu.Unlock()
 	f.emit("JobRemoved", uint32(7), job, "ssh.service", "done")
-	within(t, time.Second, "ssh.service is down and masked", func() bool {
+	within(t, time.Second, "ssh.service is down and guarded", func() bool {
+		shut, err := guardsShut()
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.masks["ssh.service"] && f.seen["ssh.service"] && f.units["ssh.service"].active == "inactive"
+		return shut && err == nil && f.seen["ssh.service"] && f.units["ssh.service"].active == "inactive"
 	})
-	within(t, time.Second, "a report", func() bool { return r.says("ssh.service runs") && r.says("ssh.service is not masked") })
-	if err := d.Open(soon(t), s); err != nil {
+	within(t, time.Second, "a report", func() bool { return r.says("ssh.service runs") && r.says("ssh.service has no guard") })
+	if err := d.openAll(soon(t), s); err != nil {
 		t.Fatal(err)
 	}
-	if f.masks["ssh.service"] {
-		t.Error("the mask of the watch stays after the release")
+	if shut, err := guardsShut(); shut || err != nil {
+		t.Error("the doors stay shut after the release", err)
 	}
 }
 
@@ -121,8 +127,7 @@ func TestWhatIsNoDoorIsNotLookedAt(t *testing.T) {
 
 func TestAWatchWhoseBusHangsUpIsAnErrorAndOneThatIsEndedIsNot(t *testing.T) {
 	f, d := debian(t)
-	s := survey(t, d)
-	if err := d.Close(soon(t), s); err != nil {
+	if err := closeDoors(t, d); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -149,14 +154,14 @@ func TestADoorThatDoesNotCloseEndsTheWatchWithAnError(t *testing.T) {
 	f, d := debian(t)
 	_, _, failed := watched(t, f, d)
 	f.mu.Lock()
-	delete(f.masks, "ssh.service")
 	delete(f.seen, "ssh.service")
-	f.fail = "mask"
+	f.fail = "reload"
+	f.deaf = "ssh.service"
 	f.mu.Unlock()
 	f.emit("UnitFilesChanged")
 	select {
 	case err := <-failed:
-		if err == nil || !strings.Contains(err.Error(), "ssh.service") {
+		if err == nil || !strings.Contains(err.Error(), "guards") {
 			t.Errorf("the watch ends with %v", err)
 		}
 	case <-time.After(5 * time.Second):

@@ -4,11 +4,13 @@ package lockdown
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
-	"maps"
+	"os"
 	"os/exec"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,9 +28,11 @@ type fakeInit struct {
 	mu    sync.Mutex
 	units map[string]*fakeUnit
 	alias map[string]string
-	files map[string][2]string // name → path, state
-	masks map[string]bool      // /run/systemd/system
-	seen  map[string]bool      // masks that daemon-reload made effective
+	known map[string]bool     // templates that have a file
+	masks map[string]bool     // the administrator's
+	seen  map[string]bool     // guards that daemon-reload made effective
+	by    map[string][]string // what starts a unit
+	deaf  string              // a unit that heeds no guard
 	calls []string
 	users map[string][]any // session id → ListSessions row
 	fail  string           // the call that fails
@@ -60,9 +64,12 @@ func newFakeInit(t *testing.T) *fakeInit {
 	address := strings.TrimSpace(line)
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
 	noProcesses(t)
+	oldFile, oldUnits := closedFile, runtimeUnits
+	closedFile, runtimeUnits = t.TempDir()+"/run/doors-closed", t.TempDir()
+	t.Cleanup(func() { closedFile, runtimeUnits = oldFile, oldUnits })
 
 	f := &fakeInit{
-		t: t, bus: cmd, units: map[string]*fakeUnit{}, alias: map[string]string{}, files: map[string][2]string{},
+		t: t, bus: cmd, units: map[string]*fakeUnit{}, alias: map[string]string{}, known: map[string]bool{}, by: map[string][]string{},
 		masks: map[string]bool{}, seen: map[string]bool{}, users: map[string][]any{},
 	}
 	if f.conn, err = dbus.Connect(address); err != nil {
@@ -71,10 +78,10 @@ func newFakeInit(t *testing.T) *fakeInit {
 	t.Cleanup(func() { f.conn.Close() })
 	const manager = "org.freedesktop.systemd1.Manager"
 	f.conn.ExportMethodTable(map[string]any{
-		"ListUnitsByNames": f.listByNames, "ListUnitsByPatterns": f.listByPatterns, "ListUnitFilesByPatterns": f.listFiles,
-		"MaskUnitFiles": f.mask, "UnmaskUnitFiles": f.unmask, "Reload": f.reload,
+		"ListUnitsByNames": f.listByNames, "ListUnitsByPatterns": f.listByPatterns, "Reload": f.reload,
 		"Subscribe": f.subscribe, "StopUnit": f.stop, "StartUnit": f.start, "KillUnit": f.kill,
 	}, "/org/freedesktop/systemd1", manager)
+	f.conn.ExportSubtreeMethodTable(map[string]any{"Get": f.get}, unitPath, "org.freedesktop.DBus.Properties")
 	f.conn.ExportMethodTable(map[string]any{
 		"ListSessions": f.listSessions, "KillSession": f.killSession, "TerminateSession": f.terminateSession,
 	}, "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
@@ -97,18 +104,61 @@ func noProcesses(t *testing.T) {
 func (f *fakeInit) unit(name, active string) *fakeUnit {
 	u := &fakeUnit{active: active}
 	f.units[name] = u
-	file := name
-	if before, after, ok := strings.Cut(name, "@"); ok {
-		file = before + "@." + after[strings.LastIndex(after, ".")+1:]
-	}
-	f.files[file] = [2]string{"/usr/lib/systemd/system/" + file, "enabled"}
+	f.known[template(name)] = true
 	return u
 }
 
+// template is the name of a unit's file.
+func template(name string) string {
+	if before, after, ok := strings.Cut(name, "@"); ok {
+		return before + "@" + after[strings.LastIndex(after, "."):]
+	}
+	return name
+}
+
 // triggered gives a unit its TriggeredBy property.
-func (f *fakeInit) triggered(name string, by ...string) {
-	p := dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + pathEscape(name))
-	prop.Export(f.conn, p, prop.Map{"org.freedesktop.systemd1.Unit": {"TriggeredBy": {Value: by}}})
+func (f *fakeInit) triggered(name string, by ...string) { f.by[name] = by }
+
+const unitPath = "/org/freedesktop/systemd1/unit"
+
+// An assertion is one of a unit's property Asserts.
+type assertion struct {
+	Type            string
+	Trigger, Negate bool
+	Parameter       string
+	State           int32
+}
+
+// get answers for the properties of units.
+func (f *fakeInit) get(m dbus.Message, _, property string) (dbus.Variant, *dbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p, _ := m.Headers[dbus.FieldPath].Value().(dbus.ObjectPath)
+	name := pathUnescape(path.Base(string(p)))
+	if property == "TriggeredBy" {
+		return dbus.MakeVariant(append([]string{}, f.by[name]...)), nil
+	}
+	if property != "Asserts" {
+		return dbus.Variant{}, dbus.NewError("org.freedesktop.DBus.Error.UnknownProperty", nil)
+	}
+	all := []assertion{}
+	if f.seen[template(name)] {
+		all = append(all, assertion{"AssertPathExists", false, true, closedFile, 0})
+	}
+	return dbus.MakeVariant(all), nil
+}
+
+func pathUnescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if c, err := strconv.ParseUint(s[min(i+1, len(s)):min(i+3, len(s))], 16, 8); s[i] == '_' && err == nil {
+			b.WriteByte(byte(c))
+			i += 2
+		} else {
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
 }
 
 func pathEscape(name string) string {
@@ -140,7 +190,8 @@ func (f *fakeInit) call(format string, a ...any) *dbus.Error {
 	return nil
 }
 
-// state is what a test compares: units that are not down, and masks.
+// state is what a test compares: units that are not down, and whether the
+// others may start.
 func (f *fakeInit) state() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -151,26 +202,26 @@ func (f *fakeInit) state() string {
 		}
 	}
 	slices.Sort(out)
-	return strings.Join(append(out, slices.Sorted(maps.Keys(f.masks))...), " ")
+	if shut, err := guardsShut(); err != nil || shut {
+		out = append(out, "shut")
+	}
+	return strings.Join(out, " ")
 }
 
 type row []any
 
 func (f *fakeInit) row(name string) row {
-	if to, ok := f.alias[name]; ok && f.seen[to] { // seen with systemd 257
-		return row{name, "", "error", "inactive", "", "", dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + pathEscape(name)), uint32(0), "", dbus.ObjectPath("/")}
-	} else if ok {
+	if to, ok := f.alias[name]; ok {
 		name = to
 	}
 	load, active := "not-found", "inactive"
-	template := ""
-	if before, after, ok := strings.Cut(name, "@"); ok {
-		template = before + "@." + after[strings.LastIndex(after, ".")+1:]
+	if f.known[template(name)] {
+		load = "loaded"
 	}
 	if u := f.units[name]; u != nil {
-		load, active = "loaded", u.active
+		active = u.active
 	}
-	if f.seen[name] || f.seen[template] || strings.HasPrefix(f.files[name][1], "masked") {
+	if f.masks[template(name)] {
 		load = "masked"
 	}
 	return row{name, "", load, active, "", "", dbus.ObjectPath("/org/freedesktop/systemd1/unit/" + pathEscape(name)), uint32(0), "", dbus.ObjectPath("/")}
@@ -202,68 +253,27 @@ func (f *fakeInit) listByNames(names []string) ([]unitRow, *dbus.Error) {
 func (f *fakeInit) listByPatterns(states, patterns []string) ([]unitRow, *dbus.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.looks++
 	out := []unitRow{}
 	for n, u := range f.units {
 		for _, p := range patterns {
-			if ok, _ := path.Match(p, n); ok && slices.Contains(states, u.active) {
+			if ok, _ := path.Match(p, n); ok && (len(states) == 0 || slices.Contains(states, u.active)) {
 				out = append(out, f.row(n).unit())
+				break
 			}
 		}
 	}
 	return out, nil
-}
-
-type fileRow struct{ Path, State string }
-
-func (f *fakeInit) listFiles(_, patterns []string) ([]fileRow, *dbus.Error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	out := []fileRow{}
-	for _, n := range patterns {
-		if file, ok := f.files[n]; ok && strings.HasPrefix(file[0], "/etc/") {
-			if f.masks[f.alias[n]] {
-				file[1] = "masked-runtime"
-			}
-			out = append(out, fileRow{file[0], file[1]})
-		} else if f.masks[n] {
-			out = append(out, fileRow{"/run/systemd/system/" + n, "masked-runtime"})
-		} else if ok {
-			out = append(out, fileRow{file[0], file[1]})
-		}
-	}
-	return out, nil
-}
-
-type changeRow struct{ Kind, File, To string }
-
-func (f *fakeInit) mask(names []string, runtime, force bool) ([]changeRow, *dbus.Error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.call("mask %v %v", runtime, force); err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		f.masks[n] = true
-	}
-	return []changeRow{}, nil
-}
-
-func (f *fakeInit) unmask(names []string, runtime bool) ([]changeRow, *dbus.Error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.call("unmask %v", runtime); err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		delete(f.masks, n)
-	}
-	return []changeRow{}, nil
 }
 
 func (f *fakeInit) reload() *dbus.Error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.seen = maps.Clone(f.masks)
+	f.seen = map[string]bool{}
+	for name := range f.known {
+		b, err := os.ReadFile(guardFile(name))
+		f.seen[name] = err == nil && bytes.Equal(b, guardText()) && name != f.deaf
+	}
 	return f.call("reload")
 }
 
@@ -314,6 +324,9 @@ func (f *fakeInit) start(name, _ string) (dbus.ObjectPath, *dbus.Error) {
 	}
 	if f.row(name)[2] != "loaded" {
 		return "", dbus.NewError("org.freedesktop.systemd1.UnitMasked", []any{"Unit is masked."})
+	}
+	if shut, _ := guardsShut(); shut && f.seen[template(name)] {
+		return job, nil // the job fails
 	}
 	f.units[name].active = "active"
 	if f.units[name].failing {

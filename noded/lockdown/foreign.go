@@ -22,6 +22,8 @@ type Process struct {
 	UIDs   [4]uint32 // real, effective, saved, file system
 	Cgroup string    // in the unified hierarchy, or systemd's own in version 1
 	Name   string    // up to 15 bytes, chosen by the process
+
+	ended bool // it was not waited for yet: there is nothing left in it to kill
 }
 
 // procDir is where proc(5) is; a test has another.
@@ -41,16 +43,16 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 		return nil, nil
 	}
 	keep := strings.TrimSuffix(keepCgroup, "/")
-	ended, err := endProcesses(ctx, func(p Process) bool {
-		if keep != "" && (p.Cgroup == keep || strings.HasPrefix(p.Cgroup, keep+"/")) {
-			return false
-		}
+	theirs := func(p Process) bool {
 		for _, u := range p.UIDs {
 			if u == uid && uid != 0 || isPerson(u) {
 				return true
 			}
 		}
 		return false
+	}
+	ended, err := endProcesses(ctx, (*Process).readStatus, theirs, func(p Process) bool {
+		return keep == "" || p.Cgroup != keep && !strings.HasPrefix(p.Cgroup, keep+"/")
 	})
 	if err != nil {
 		return ended, fmt.Errorf("ending foreign processes: %w", err)
@@ -60,12 +62,15 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 
 func isPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
 
-// endProcesses kills what matches until a scan finds nothing that does.
-func endProcesses(ctx context.Context, match func(Process) bool) ([]Process, error) {
+// endProcesses kills what matches until a scan finds nothing that does. Of most
+// processes the first question is the last, and first reads what that needs: a
+// node has a hundred of them, and a scan is a part of every session's start.
+func endProcesses(ctx context.Context, first func(*Process) error, worth, match func(Process) bool) ([]Process, error) {
 	var ended []Process
 	known := map[int]bool{}
+	both := func(p Process) bool { return worth(p) && match(p) }
 	for {
-		all, err := processes()
+		all, err := processes(first, worth)
 		if err != nil {
 			return ended, err
 		}
@@ -74,7 +79,7 @@ func endProcesses(ctx context.Context, match func(Process) bool) ([]Process, err
 			if p.PID == os.Getpid() || !match(p) {
 				continue
 			}
-			if err := kill(p, match); err != nil {
+			if err := kill(p, both); err != nil {
 				return ended, fmt.Errorf("killing process %s: %w", p, err)
 			}
 			if !known[p.PID] {
@@ -113,7 +118,8 @@ func gone(err error) error {
 	return err
 }
 
-func processes() ([]Process, error) {
+// processes lists those that worth says yes to, knowing what first reads.
+func processes(first func(*Process) error, worth func(Process) bool) ([]Process, error) {
 	dirs, err := os.ReadDir(procDir)
 	if err != nil {
 		return nil, err
@@ -124,11 +130,16 @@ func processes() ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		p, err := process(pid)
+		p := &Process{PID: pid}
+		if err = first(p); err == nil && worth(*p) {
+			p, err = process(pid)
+		} else {
+			p = nil
+		}
 		if gone(err) != nil {
 			return nil, err
 		}
-		if p != nil {
+		if err == nil && p != nil {
 			out = append(out, *p)
 		}
 	}
@@ -138,11 +149,21 @@ func processes() ([]Process, error) {
 // process reads one of /proc; nil if it has ended but was not waited for:
 // there is nothing left in it to kill.
 func process(pid int) (*Process, error) {
-	dir := filepath.Join(procDir, strconv.Itoa(pid))
 	p := &Process{PID: pid}
-	f, err := os.Open(dir + "/status")
-	if err != nil {
+	if err := errors.Join(p.readStatus(), p.readCgroup()); err != nil {
 		return nil, err
+	}
+	if p.ended {
+		return nil, nil
+	}
+	return p, nil
+}
+
+func (p *Process) readStatus() error {
+	path := filepath.Join(procDir, strconv.Itoa(p.PID), "status")
+	f, err := os.Open(path)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
 	uids := false
@@ -154,33 +175,38 @@ func process(pid int) (*Process, error) {
 		case "Name":
 			p.Name = value
 		case "State":
-			if strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X") {
-				return nil, nil
-			}
+			p.ended = strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X")
 		case "Uid":
 			fields := strings.Fields(value)
 			if len(fields) != len(p.UIDs) {
-				return nil, fmt.Errorf("reading %s/status: %d uids", dir, len(fields))
+				return fmt.Errorf("reading %s: %d uids", path, len(fields))
 			}
 			for i, x := range fields {
 				u, err := strconv.ParseUint(x, 10, 32)
 				if err != nil {
-					return nil, fmt.Errorf("reading %s/status: %w", dir, err)
+					return fmt.Errorf("reading %s: %w", path, err)
 				}
 				p.UIDs[i] = uint32(u)
 			}
 			uids = true
 		}
+		if uids {
+			break // Name and State come before (proc_pid_status(5))
+		}
 	}
 	if err := s.Err(); err != nil {
-		return nil, err
+		return err
 	}
-	if !uids {
-		return nil, fmt.Errorf("reading %s/status: it names no uid", dir)
+	if !uids && !p.ended {
+		return fmt.Errorf("reading %s: it names no uid", path)
 	}
-	b, err := os.ReadFile(dir + "/cgroup")
+	return nil
+}
+
+func (p *Process) readCgroup() error {
+	b, err := os.ReadFile(filepath.Join(procDir, strconv.Itoa(p.PID), "cgroup"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for line := range strings.Lines(string(b)) {
 		// cgroups(7): hierarchy-ID:controllers:path
@@ -189,5 +215,5 @@ func process(pid int) (*Process, error) {
 			p.Cgroup = parts[2]
 		}
 	}
-	return p, nil
+	return nil
 }

@@ -32,18 +32,13 @@ type login struct {
 
 // endSessions ends every login at once, whatever it is doing, and waits until
 // logind knows of none. A node without logind has none.
-func (d Doors) endSessions(ctx context.Context) error {
+func (r *Reached) endSessions(ctx context.Context) error {
 	if mutant.Removed(mutant.EndLogins) {
 		return nil
 	}
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
-	if err != nil {
-		return fmt.Errorf("ending logins: reaching logind: %w", err)
-	}
-	defer bus.Close()
-	o := bus.Object(loginName, loginPath)
+	o := r.bus.Object(loginName, loginPath)
 	for {
-		all, err := d.logins(ctx, o)
+		all, err := r.logins(ctx)
 		if err != nil {
 			return fmt.Errorf("ending logins: %w", err)
 		}
@@ -66,24 +61,19 @@ func (d Doors) endSessions(ctx context.Context) error {
 }
 
 // logins lists those that are to end.
-func (d Doors) logins(ctx context.Context, o dbus.BusObject) ([]login, error) {
+func (r *Reached) logins(ctx context.Context) ([]login, error) {
 	var all []login
-	if err := o.CallWithContext(ctx, loginManager+"ListSessions", 0).Store(&all); isNoLogind(err) {
+	if err := r.bus.Object(loginName, loginPath).CallWithContext(ctx, loginManager+"ListSessions", 0).Store(&all); isNoLogind(err) {
 		return nil, nil
 	} else if err != nil {
 		return nil, fmt.Errorf("listing the logins: %w", err)
 	}
-	return slices.DeleteFunc(all, func(s login) bool { return d.KeepConsole && s.UID == 0 && s.Seat != "" }), nil
+	return slices.DeleteFunc(all, func(s login) bool { return r.doors.KeepConsole && s.UID == 0 && s.Seat != "" }), nil
 }
 
 // loggedIn names the logins that are to end.
-func (d Doors) loggedIn(ctx context.Context) (who []string, err error) {
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("reaching logind: %w", err)
-	}
-	defer bus.Close()
-	all, err := d.logins(ctx, bus.Object(loginName, loginPath))
+func (r *Reached) loggedIn(ctx context.Context) (who []string, err error) {
+	all, err := r.logins(ctx)
 	for _, s := range all {
 		who = append(who, s.User+" is logged in (session "+s.ID+")")
 	}
@@ -92,13 +82,8 @@ func (d Doors) loggedIn(ctx context.Context) (who []string, err error) {
 
 // lingers reports whether a user's manager runs without a login
 // (loginctl enable-linger).
-func lingers(ctx context.Context, uid string) (bool, error) {
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
-	if err != nil {
-		return false, fmt.Errorf("reaching logind: %w", err)
-	}
-	defer bus.Close()
-	v, err := bus.Object(loginName, loginPath+"/user/_"+dbus.ObjectPath(uid)).GetProperty(loginName + ".User.Linger")
+func (r *Reached) lingers(_ context.Context, uid string) (bool, error) {
+	v, err := r.bus.Object(loginName, loginPath+"/user/_"+dbus.ObjectPath(uid)).GetProperty(loginName + ".User.Linger")
 	if err != nil {
 		if isNoLogind(err) || isDBusError(err, "org.freedesktop.DBus.Error.UnknownObject") {
 			return false, nil
@@ -134,7 +119,7 @@ func (d Doors) endLeftBehind(ctx context.Context) error {
 		return nil
 	}
 	names := d.names()
-	_, err := endProcesses(ctx, func(p Process) bool {
+	inDoor := func(p Process) bool {
 		for _, part := range strings.Split(p.Cgroup, "/") {
 			if !d.KeepConsole && strings.HasPrefix(part, "session-") && strings.HasSuffix(part, ".scope") {
 				return true
@@ -146,7 +131,8 @@ func (d Doors) endLeftBehind(ctx context.Context) error {
 			}
 		}
 		return false
-	})
+	}
+	_, err := endProcesses(ctx, (*Process).readCgroup, inDoor, func(Process) bool { return true })
 	if err != nil {
 		return fmt.Errorf("ending what was left behind: %w", err)
 	}

@@ -79,22 +79,30 @@ func (s Strangers) end(ctx context.Context, report func(string)) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
-	ended, err := endProcesses(ctx, s.is)
+	ended, err := endProcesses(ctx, (*Process).readStatus, comesIn, s.foreign)
 	for _, p := range ended {
 		report("process " + p.String() + " was started; ended")
 	}
 	return err
 }
 
-// is reports whether a process is a stranger. Its real user counts: a daemon
-// of root's that borrows a person's rights for a moment, as slurmstepd does, is
-// still root's.
-func (s Strangers) is(p Process) bool {
+// is reports whether a process is a stranger.
+func (s Strangers) is(p Process) bool { return comesIn(p) && s.foreign(p) }
+
+// foreign: it is in none of the control groups that are kept.
+func (s Strangers) foreign(p Process) bool {
 	for _, k := range s.Keep() {
 		if p.Cgroup == k || strings.HasPrefix(p.Cgroup, k+"/") {
 			return false
 		}
 	}
+	return true
+}
+
+// comesIn: it is a person's, or lets people in. Its real user counts: a daemon
+// of root's that borrows a person's rights for a moment, as slurmstepd does, is
+// still root's.
+func comesIn(p Process) bool {
 	// Without the defence that ends such processes at the lock they must live
 	// on, for its test to fail.
 	person := isPerson(p.UIDs[0]) && !mutant.Removed("end-foreign")

@@ -3,7 +3,9 @@ package lockdown
 import (
 	"context"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -11,57 +13,6 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 )
-
-// unitFiles finds the file of each unit; one that has none is missing.
-func unitFiles(ctx context.Context, c *systemd.Conn, names []string) (map[string]systemd.UnitFile, error) {
-	list, err := c.ListUnitFilesByPatternsContext(ctx, nil, names)
-	if err != nil {
-		return nil, fmt.Errorf("listing unit files: %w", err)
-	}
-	files := map[string]systemd.UnitFile{}
-	for _, f := range list {
-		files[path.Base(f.Path)] = f
-	}
-	return files, nil
-}
-
-// unmasked lists the units that could be started. A template has no load state
-// of its own, only a file.
-func unmasked(ctx context.Context, c *systemd.Conn, names []string) ([]string, error) {
-	files, err := unitFiles(ctx, c, names)
-	if err != nil {
-		return nil, err
-	}
-	plain, templates := sorted(names)
-	list, err := statusOf(ctx, c, plain)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for i, n := range plain {
-		if !slices.Contains(cannotStart, list[i].LoadState) {
-			out = append(out, n)
-		}
-	}
-	for _, n := range templates {
-		if !isMasked(files[n]) {
-			out = append(out, n)
-		}
-	}
-	return out, nil
-}
-
-// sorted parts templates from other units.
-func sorted(names []string) (plain, templates []string) {
-	for _, n := range names {
-		if strings.Contains(n, "@.") {
-			templates = append(templates, n)
-		} else {
-			plain = append(plain, n)
-		}
-	}
-	return plain, templates
-}
 
 // pattern matches a template's instances.
 func pattern(template string) string { return strings.Replace(template, "@.", "@*.", 1) }
@@ -82,76 +33,69 @@ func statusOf(ctx context.Context, c *systemd.Conn, units []string) ([]systemd.U
 	return list, nil
 }
 
-// isMasked: systemd's states are masked and masked-runtime.
-func isMasked(f systemd.UnitFile) bool { return strings.HasPrefix(f.Type, "masked") }
-
-// isAlias is another name of a unit. Debian's /etc/systemd/system/sshd.service
-// points to ssh.service, and what it points to is masked by its own name.
-func isAlias(f systemd.UnitFile) bool { return f.Type == "alias" }
-
-// cannotStart are the load states of a unit that systemd will not start. An
-// alias in /etc/systemd/system whose own name is masked too is an "error":
-// two names that lead to different places.
+// cannotStart are the load states of a unit that systemd will not start,
+// whatever guards it.
 var cannotStart = []string{"masked", "error", "not-found", "bad-setting"}
-
-// maskable refuses a unit that a run-time mask would not stop: systemd looks
-// into /etc/systemd/system before /run/systemd/system (systemd.unit(5)).
-func maskable(f systemd.UnitFile) error {
-	if !isMasked(f) && !isAlias(f) && path.Dir(f.Path) == "/etc/systemd/system" {
-		return fmt.Errorf("%s would win against a run-time mask: move the file to /usr/local/lib/systemd/system", f.Path)
-	}
-	return nil
-}
 
 // notDown are the states in which a unit has, or may get, processes.
 var notDown = []string{"active", "activating", "reloading", "refreshing", "deactivating"}
 
-// runningUnits lists, under the name by which each was asked for, the units
-// that are not down.
-func runningUnits(ctx context.Context, c *systemd.Conn, names []string) (map[string][]string, error) {
-	out := map[string][]string{}
-	plain, templates := sorted(names)
-	list, err := statusOf(ctx, c, plain)
-	if err != nil {
-		return nil, err
-	}
-	for i, u := range list {
-		if slices.Contains(notDown, u.ActiveState) {
-			out[plain[i]] = append(out[plain[i]], u.Name)
-		}
-	}
-	if len(templates) == 0 {
-		return out, nil
-	}
+// loaded lists the units of the doors that systemd has loaded, instances of
+// templates among them. Only such a unit runs; asking for others by name would
+// have them read from disk.
+func (r *Reached) loaded(ctx context.Context) ([]systemd.UnitStatus, error) {
 	var patterns []string
-	for _, t := range templates {
-		patterns = append(patterns, pattern(t))
-	}
-	instances, err := c.ListUnitsByPatternsContext(ctx, notDown, patterns)
-	if err != nil {
-		return nil, fmt.Errorf("listing the instances of %s: %w", strings.Join(templates, ", "), err)
-	}
-	for _, u := range instances {
-		for i, t := range templates {
-			if ok, _ := path.Match(patterns[i], u.Name); ok && slices.Contains(notDown, u.ActiveState) {
-				out[t] = append(out[t], u.Name)
-			}
+	for _, n := range r.doors.names() {
+		patterns = append(patterns, pattern(n))
+		if to := aliasOf(n); to != "" {
+			patterns = append(patterns, pattern(to))
 		}
 	}
-	return out, nil
+	list, err := r.systemd.ListUnitsByPatternsContext(ctx, nil, patterns)
+	if err != nil {
+		return nil, fmt.Errorf("listing the state of units: %w", err)
+	}
+	return list, nil
+}
+
+// unitDirs is where systemd finds units' other names, as links; a variable for
+// tests.
+var unitDirs = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"}
+
+// aliasOf is the unit that a name stands for, "" if it is the unit's own or of
+// none. Debian's /etc/systemd/system/sshd.service points to ssh.service.
+func aliasOf(name string) string {
+	for _, dir := range unitDirs {
+		to, err := os.Readlink(filepath.Join(dir, name))
+		if base := path.Base(to); err == nil && to != "/dev/null" && base != name {
+			return base
+		}
+	}
+	return ""
+}
+
+// running picks the units that are not down.
+func running(list []systemd.UnitStatus) (names []string) {
+	for _, u := range list {
+		if slices.Contains(notDown, u.ActiveState) {
+			names = append(names, u.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // startsAgain reports whether a unit that runs is to be started after the
 // release. What a socket started for one connection, or a login for one user,
 // is not: it ended with that. A user manager that lingers is.
-func startsAgain(ctx context.Context, c *systemd.Conn, door, unit string) (bool, error) {
-	if door == userManager {
-		return lingers(ctx, strings.TrimSuffix(strings.TrimPrefix(unit, "user@"), ".service"))
+func (r *Reached) startsAgain(ctx context.Context, unit string) (bool, error) {
+	if strings.HasPrefix(unit, "user@") {
+		return r.lingers(ctx, strings.TrimSuffix(strings.TrimPrefix(unit, "user@"), ".service"))
 	}
 	if !strings.Contains(unit, "@") {
 		return true, nil
 	}
-	p, err := c.GetUnitPropertyContext(ctx, unit, "TriggeredBy")
+	p, err := r.systemd.GetUnitPropertyContext(ctx, unit, "TriggeredBy")
 	if err != nil {
 		return false, fmt.Errorf("reading what started it: %w", err)
 	}
@@ -168,32 +112,29 @@ const pollPause = 25 * time.Millisecond
 
 // stopUnits stops the units, and those that come up meanwhile, until none
 // runs or ctx ends.
-func stopUnits(ctx context.Context, c *systemd.Conn, names []string) error {
+func (r *Reached) stopUnits(ctx context.Context) error {
 	begun := time.Now()
 	asked := map[string]bool{}
 	for {
-		running, err := runningUnits(ctx, c, names)
+		list, err := r.loaded(ctx)
 		if err != nil {
 			return err
 		}
-		var left []string
-		for _, n := range names {
-			left = append(left, running[n]...)
-		}
+		left := running(list)
 		if len(left) == 0 {
 			return nil
 		}
 		kill := time.Since(begun) > patience
 		for _, u := range left {
 			if !asked[u] || kill {
-				if _, err := c.StopUnitContext(ctx, u, "replace", nil); err != nil && !isDBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+				if _, err := r.systemd.StopUnitContext(ctx, u, "replace", nil); err != nil && !isDBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
 					return fmt.Errorf("stopping %s: %w", u, err)
 				}
 				asked[u] = true
 			}
 			if kill {
 				// An error means that nothing is left to kill.
-				_ = c.KillUnitWithTarget(ctx, u, systemd.All, int32(unix.SIGKILL))
+				_ = r.systemd.KillUnitWithTarget(ctx, u, systemd.All, int32(unix.SIGKILL))
 			}
 		}
 		if kill {
@@ -209,16 +150,23 @@ func startUnit(ctx context.Context, c *systemd.Conn, unit string) error {
 	if _, err := c.StartUnitContext(ctx, unit, "replace", nil); err != nil {
 		return fmt.Errorf("starting %s: %w", unit, err)
 	}
+	return nil
+}
+
+// awaitUnit waits until a unit that was started runs.
+func awaitUnit(ctx context.Context, c *systemd.Conn, unit string) error {
 	for {
 		list, err := statusOf(ctx, c, []string{unit})
 		if err != nil {
 			return fmt.Errorf("starting %s: %w", unit, err)
 		}
-		switch list[0].ActiveState {
-		case "active", "reloading":
+		switch {
+		case list[0].ActiveState == "active", list[0].ActiveState == "reloading":
 			return nil
-		case "failed":
+		case list[0].ActiveState == "failed":
 			return fmt.Errorf("starting %s: it failed", unit)
+		case list[0].ActiveState == "inactive" && list[0].JobId == 0:
+			return fmt.Errorf("starting %s: it did not start", unit)
 		}
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("starting %s: %w", unit, err)

@@ -17,7 +17,7 @@ var onFilter = []Attack{
 		Defences: defences(mutant.DefaultDrop), Before: listeners, Inside: probe + " connect $(cat " + targetsFile + ")", After: answered},
 	{Number: 28, Who: "A6", Name: "the packet filter is flushed, deleted, opened by a rule, by a policy, made dormant during a session",
 		Defences: defences(mutant.FilterWatch), During: flushed},
-	{Number: 28, Who: "A6", Name: "sshd is started by hand, and its unit unmasked and started, during a session",
+	{Number: 28, Who: "A6", Name: "sshd is started by hand, and its unit is freed and started, during a session",
 		Defences: defences(mutant.DoorsWatch, mutant.ProcessWatch), During: doorsOpened},
 }
 
@@ -147,13 +147,16 @@ END`)
 	return nil
 }
 
+// guards are what keeps ssh.service from starting on a locked node.
+const guards = "/run/cloister/doors-closed /run/systemd/system/ssh.service.d/50-cloister.conf"
+
 // doorsOpened opens SSH from the node's own side and looks whether it stays.
 func doorsOpened(ctx context.Context, s *deploy.Site, _ Victim) error {
 	defer s.Run(context.WithoutCancel(ctx), cluster.S2, "systemctl stop hand-sshd; pkill -x sshd")
 	ways := map[string]bool{}
 	for _, w := range []struct{ way, open, isOpen string }{
 		{"sshd by hand", "mkdir -p /run/sshd; systemd-run -q --collect --unit=hand-sshd /usr/sbin/sshd -D -p 2222", "pgrep -x sshd"},
-		{"ssh.service", "systemctl unmask -q --runtime ssh.service && systemctl start ssh.service", "systemctl is-active -q ssh.service || systemctl is-enabled ssh.service | grep -vq masked"},
+		{"ssh.service", "rm " + guards + " && systemctl daemon-reload && systemctl start ssh.service", "systemctl is-active -q ssh.service || ! ls " + guards},
 	} {
 		// The commands race with the watch, which may stop them. An emulated
 		// node takes seconds to ask systemd.

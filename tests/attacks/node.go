@@ -19,7 +19,8 @@ var onNodes = []Attack{
 
 // sshRuns: the test could not fail if sshd never ran.
 func sshRuns(ctx context.Context, s *deploy.Site) error {
-	r, err := s.Run(ctx, cluster.S2, "timeout 5 bash -c '</dev/tcp/127.0.0.1/22' && systemctl is-active -q ssh.service")
+	// After another session it may still be starting.
+	r, err := s.Run(ctx, cluster.S2, "timeout 30 sh -c 'until systemctl is-active -q ssh.service; do sleep 0.5; done' && timeout 5 bash -c '</dev/tcp/127.0.0.1/22'")
 	if err != nil || r.Exit != 0 {
 		return fmt.Errorf("sshd does not run even without a session (%v)", err)
 	}
