@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,18 @@ const (
 type session struct {
 	admitted, started, first float64
 	released                 float64 // since the job's end
+	// What both went into, as noded says it.
+	parts, releaseParts partList
+}
+
+// took is one part's time, 0 if the session had none.
+func (l partList) took(part string) float64 {
+	for _, p := range l {
+		if p.name == part {
+			return p.took
+		}
+	}
+	return 0
 }
 
 type handOff struct {
@@ -169,10 +182,11 @@ func (b *bench) logged(ctx context.Context, job uint32, first float64) (s sessio
 	seen := map[string]bool{}
 	for line := range strings.Lines(log) {
 		var e struct {
-			Msg  string  `json:"msg"`
-			Job  uint32  `json:"job"`
-			Time float64 `json:"ts"`   // seconds since 1970
-			Took float64 `json:"took"` // seconds
+			Msg   string   `json:"msg"`
+			Job   uint32   `json:"job"`
+			Time  float64  `json:"ts"`   // seconds since 1970
+			Took  float64  `json:"took"` // seconds
+			Parts partList `json:"parts"`
 		}
 		// Lines that are no JSON are systemd's.
 		if json.Unmarshal([]byte(line), &e) != nil || e.Job != job {
@@ -185,8 +199,10 @@ func (b *bench) logged(ctx context.Context, job uint32, first float64) (s sessio
 		case "started":
 			s.started = e.Took
 			s.first = first - (e.Time - e.Took)
+			s.parts = e.Parts
 		case "released":
 			s.released = e.Took
+			s.releaseParts = e.Parts
 		}
 	}
 	if !seen["admitted"] || !seen["started"] || !seen["released"] {
@@ -196,6 +212,28 @@ func (b *bench) logged(ctx context.Context, job uint32, first float64) (s sessio
 		return s, errors.New("the job's first instruction was before noded let it start: the clock was changed")
 	}
 	return s, nil
+}
+
+// A partList is a JSON object of seconds, in its order.
+type partList []step
+
+func (p *partList) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if _, err := d.Token(); err != nil { // the brace
+		return err
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return err
+		}
+		var took float64
+		if err := d.Decode(&took); err != nil {
+			return err
+		}
+		*p = append(*p, step{fmt.Sprint(name), took})
+	}
+	return nil
 }
 
 // ruleset is the lock as nft prints it while a job runs, under another name.

@@ -140,12 +140,17 @@ func (b *bench) measureNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	h.print()
+	more, err := b.measureSeveral(ctx)
+	if err != nil {
+		return err
+	}
+	printSeveral(more)
 	after, err := b.nodedUse(ctx)
 	if err != nil {
 		return err
 	}
-	h.print()
 	// The one that showed its rules, the one that warmed up, the timed ones.
-	printNoded(idle, after, 2+handOffRuns)
+	printNoded(idle, after, 2+handOffRuns+severalRuns*len(numbers))
 	return nil
 }
