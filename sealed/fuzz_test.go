@@ -52,6 +52,11 @@ func FuzzParseManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(line)
+	several, err := withRuns(f, &Runs{Tasks: []uint32{1, 3}, Attempts: 2}).Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(several)
 	f.Add([]byte(`{"format":1}`))
 	f.Add([]byte("null"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -62,6 +67,17 @@ func FuzzParseManifest(f *testing.F) {
 		again, err := m.Marshal()
 		if err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("accepted what is not its own re-encoding: %v\n%s\n%s", err, b, again)
+		}
+		for _, r := range m.Runs.All() {
+			own, err := m.ForRun(r)
+			if err != nil || m.CheckRun(r) != nil {
+				t.Fatalf("a run that is none: %v", err)
+			}
+			for _, v := range own.Volumes {
+				if CheckPath(v.Path) != nil || v.Pinned.Validate() != nil || len(v.Label) > MaxLabel {
+					t.Fatalf("run %s has the volume %+v", r.ID(""), v)
+				}
+			}
 		}
 	})
 }

@@ -43,13 +43,16 @@ type Manifest struct {
 	Arguments   []string          `json:"arguments"`   // of the script, without its own name
 	Environment map[string]string `json:"environment"` // set over what Slurm sets
 
-	Stdout string `json:"stdout"` // absolute path in the job view, may hold %j %N %%
+	Stdout string `json:"stdout"` // absolute path in the job view, see CheckOutput
 	Stderr string `json:"stderr"`
 
 	Volumes []Volume `json:"volumes"`
 	Image   *Image   `json:"image"` // or null
 
-	Tokens []string `json:"tokens"` // single-use KMS tokens for the job key
+	// Runs is left out of a job that runs once.
+	Runs *Runs `json:"runs,omitempty"`
+
+	Tokens []string `json:"tokens"` // single-use KMS tokens for the job key, one for each of Runs.All
 	Spare  string   `json:"spare"`  // one more, for a lost answer
 
 	Secrets []byte `json:"secrets"` // see SealSecrets
@@ -61,12 +64,12 @@ type Manifest struct {
 
 // A Volume is one volume that the job opens.
 type Volume struct {
-	Path   string        `json:"path"`   // of the file; relative to the job's working directory, or absolute
+	Path   string        `json:"path"`   // of the file; relative to the job's working directory, or absolute; with Create a pattern, see ForRun
 	Mount  string        `json:"mount"`  // in the job view, see CheckMount
 	Mode   string        `json:"mode"`   // ReadOnly or ReadWrite
 	Create bool          `json:"create"` // the node makes it; ReadWrite only
 	Size   int64         `json:"size"`   // of the file made, in bytes; 0 unless Create
-	Label  string        `json:"label"`  // for people
+	Label  string        `json:"label"`  // for people; a pattern as Path
 	Pinned volume.Pinned `json:"pinned"` // how it is opened, whatever its header says
 	// State is the newest that the client saw an authenticated volume in, if any:
 	// the node refuses an older one.
@@ -102,6 +105,9 @@ func (m *Manifest) marshal() ([]byte, error) {
 	}
 	if c.Volumes == nil {
 		c.Volumes = []Volume{}
+	}
+	if c.Runs != nil && c.Runs.Tasks == nil {
+		c.Runs = &Runs{Tasks: []uint32{}, Attempts: c.Runs.Attempts}
 	}
 	if c.Tokens == nil {
 		c.Tokens = []string{}

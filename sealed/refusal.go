@@ -18,6 +18,7 @@ var (
 	ErrOtherCluster  = errors.New("sealed for another cluster")
 	ErrOtherClass    = errors.New("sealed for another class of node")
 	ErrOtherNode     = errors.New("not encrypted to this node")
+	ErrOtherRun      = errors.New("not a run that the job was sealed for")
 	ErrManifest      = errors.New("manifest not valid")
 	ErrSecrets       = errors.New("secrets do not open")
 )

@@ -51,6 +51,12 @@ type Secrets struct {
 	Files   []secret.Bytes
 }
 
+// Wipe overwrites both keys.
+func (v VolumeSecret) Wipe() {
+	v.VolumeKey.Wipe()
+	v.KeyslotKey.Wipe()
+}
+
 // Wipe overwrites everything.
 func (s *Secrets) Wipe() {
 	s.WipeKeys()
@@ -62,8 +68,7 @@ func (s *Secrets) Wipe() {
 // WipeKeys overwrites the keys of volumes.
 func (s *Secrets) WipeKeys() {
 	for _, v := range s.Volumes {
-		v.VolumeKey.Wipe()
-		v.KeyslotKey.Wipe()
+		v.Wipe()
 	}
 }
 

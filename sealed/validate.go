@@ -40,7 +40,7 @@ const (
 // Validate refuses a manifest that no client should make and no node should
 // take, whatever its policy.
 func (m *Manifest) Validate() error {
-	for _, check := range []func() error{m.checkHead, m.checkTimes, m.checkScript, m.checkVolumes, m.checkImage, m.checkOutput, m.checkKeys} {
+	for _, check := range []func() error{m.checkHead, m.checkTimes, m.checkScript, m.Runs.validate, m.checkVolumes, m.checkFiles, m.checkImage, m.checkOutput, m.checkKeys} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -111,6 +111,9 @@ func (m *Manifest) checkVolumes() error {
 		if err := v.validate(); err != nil {
 			return fmt.Errorf("volume %q: %w", v.Path, err)
 		}
+		if err := m.Runs.CheckVolume(v.Path, v.Mode, v.Create); err != nil {
+			return fmt.Errorf("volume %q: %w", v.Path, err)
+		}
 		if seen[v.Path] || seen[v.Pinned.UUID] {
 			return fmt.Errorf("volume %q is named twice", v.Path)
 		}
@@ -159,6 +162,11 @@ func (m *Manifest) checkOutput() error {
 		if err := CheckOutput(out); err != nil {
 			return err
 		}
+		for _, letter := range "aA" {
+			if hasPattern(out, byte(letter)) && !m.Runs.Array() {
+				return fmt.Errorf("output %q: %%%c is of an array, and this job is none", out, letter)
+			}
+		}
 		inside := false
 		for _, v := range m.Volumes {
 			inside = inside || v.Mode == ReadWrite && out != v.Mount && Within(out, v.Mount)
@@ -171,8 +179,8 @@ func (m *Manifest) checkOutput() error {
 }
 
 func (m *Manifest) checkKeys() error {
-	if len(m.Tokens) == 0 || len(m.Tokens) > MaxTokens {
-		return fmt.Errorf("%d tokens, from 1 to %d are served", len(m.Tokens), MaxTokens)
+	if len(m.Tokens) != m.Runs.Count() {
+		return fmt.Errorf("%d tokens for %d runs", len(m.Tokens), m.Runs.Count())
 	}
 	seen := make(map[string]bool)
 	for _, t := range append([]string{m.Spare}, m.Tokens...) {
@@ -187,7 +195,7 @@ func (m *Manifest) checkKeys() error {
 	if want := secretsSize(len(m.Volumes), len(m.Files)); len(m.Secrets) < want || len(m.Secrets) > MaxSecrets {
 		return fmt.Errorf("secrets of %d bytes for %d volumes and %d files", len(m.Secrets), len(m.Volumes), len(m.Files))
 	}
-	return m.checkFiles()
+	return m.checkMade()
 }
 
 func (m *Manifest) checkFiles() error {
@@ -268,8 +276,10 @@ func CheckPath(p string) error {
 
 // CheckOutput wants the pattern of an output file: an absolute path in its
 // shortest form in which % is followed by j (job id), x (job name), N (node), t
-// (task, 0 for the batch script) or %, as sbatch means them. Whoever submits
-// chooses the job's name, so the node refuses one that changes the directory.
+// (task of a step, 0 for the batch script), A and a (id and task of an array) or
+// %, as sbatch means them, or by r (attempt: how often Slurm had requeued it).
+// Whoever submits chooses the job's name, so the node refuses one that changes
+// the directory.
 func CheckOutput(p string) error {
 	if err := checkText(p, MaxPath); err != nil {
 		return fmt.Errorf("output: %w", err)
@@ -277,14 +287,8 @@ func CheckOutput(p string) error {
 	if !strings.HasPrefix(p, "/") || path.Clean(p) != p {
 		return fmt.Errorf("output %q is not an absolute path in its shortest form", p)
 	}
-	for i := 0; i < len(p); i++ {
-		if p[i] != '%' {
-			continue
-		}
-		i++
-		if i == len(p) || !strings.ContainsRune("jxNt%", rune(p[i])) {
-			return fmt.Errorf("output %q: after %% comes one of j, x, N, t and %%", p)
-		}
+	if err := checkPattern(p, "jxNtAar%"); err != nil {
+		return fmt.Errorf("output %w", err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ const vectorDir = "testdata/vectors"
 var outcomes = map[string]error{
 	"success": nil, "not sealed": ErrNotSealed, "altered": ErrAltered, "unknown signer": ErrUnknownSigner,
 	"expired signer": ErrExpiredSigner, "other node": ErrOtherNode, "manifest": ErrManifest, "other user": ErrOtherUser,
-	"expired": ErrExpired, "clock": ErrClock, "other cluster": ErrOtherCluster, "other class": ErrOtherClass, "secrets": ErrSecrets,
+	"expired": ErrExpired, "clock": ErrClock, "other cluster": ErrOtherCluster, "other class": ErrOtherClass, "other run": ErrOtherRun, "secrets": ErrSecrets,
 }
 
 // A vector is header fields, an empty line and a sealed job, given to a node
@@ -42,6 +43,8 @@ type vector struct {
 	user    string    // who submits it
 	time    time.Time // the node's clock
 	jobKey  []byte    // what the KMS answers
+	which   Run       // that Slurm launches
+	made    string    // path, UUID and volume key of what the run makes, if that is given
 	file    []byte
 }
 
@@ -97,8 +100,35 @@ func (v *vector) run(list *signers.List, ids []age.Identity) error {
 	if err := m.CheckTime(v.time); err != nil {
 		return err
 	}
-	_, err = m.OpenSecrets(secret.New(bytes.Clone(v.jobKey)))
+	if err := m.CheckRun(v.which); err != nil {
+		return err
+	}
+	secrets, err := m.OpenSecrets(secret.New(bytes.Clone(v.jobKey)))
+	if err != nil {
+		return err
+	}
+	made, err := m.made(secrets, v.which)
+	if err == nil && v.made != "" && v.made != made {
+		err = fmt.Errorf("the run makes %q, not %q", made, v.made)
+	}
 	return err
+}
+
+// made is what a vector says of the file that a run makes.
+func (m *Manifest) made(secrets *Secrets, r Run) (string, error) {
+	own, err := m.ForRun(r)
+	if err != nil {
+		return "", err
+	}
+	if err := m.RunSecrets(secrets, r); err != nil {
+		return "", err
+	}
+	for i, v := range own.Volumes {
+		if v.Create {
+			return fmt.Sprintf("%s %s %x", v.Path, v.Pinned.UUID, secrets.Volumes[i].VolumeKey.Reveal()), nil
+		}
+	}
+	return "", nil
 }
 
 func readVector(t *testing.T, name string) []byte {
@@ -116,7 +146,7 @@ func parseVector(t *testing.T, b []byte) *vector {
 	if !ok {
 		t.Fatal("no empty line after the header")
 	}
-	v := &vector{file: file}
+	v := &vector{file: file, which: Run{Task: NoTask}}
 	for l := range strings.SplitSeq(string(head), "\n") {
 		name, value, _ := strings.Cut(l, ": ")
 		var err error
@@ -131,6 +161,14 @@ func parseVector(t *testing.T, b []byte) *vector {
 			v.time, err = time.Parse(time.RFC3339, value)
 		case "job-key":
 			v.jobKey, err = hex.DecodeString(value)
+		case "task":
+			v.which.Task, err = strconv.ParseInt(value, 10, 32)
+		case "attempt":
+			var n uint64
+			n, err = strconv.ParseUint(value, 10, 32)
+			v.which.Attempt = uint32(n)
+		case "made":
+			v.made = value
 		default:
 			t.Fatalf("unknown field %q", name)
 		}
@@ -202,6 +240,12 @@ func writeVectors(t *testing.T) {
 		}
 		return file
 	}
+	several := &Runs{Tasks: []uint32{1, 3}, Attempts: 2}
+	array := seal(alice, id.Recipient(), func(m *Manifest) { runSeveralTimes(m, several) })
+	oneForAll, err := withRuns(t, several).marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
 	week := now.AddDate(0, 0, 8)
 	for name, v := range map[string]vector{
 		"sealed":             {expect: "success", comment: "two volumes, an image, two secret files", file: good},
@@ -232,6 +276,12 @@ func writeVectors(t *testing.T) {
 		"manifest_unknown":   {expect: "manifest", comment: "a manifest with an unknown field", file: raw(`{"more":1,` + string(manifest[1:]) + "\n" + script)},
 		"manifest_duplicate": {expect: "manifest", comment: "a manifest with a field twice", file: raw(strings.Replace(string(manifest), `"user":"alice"`, `"user":"bob","user":"alice"`, 1) + "\n" + script)},
 		"manifest_blank":     {expect: "manifest", comment: "a manifest with a blank", file: raw(strings.Replace(string(manifest), `,"user"`, `, "user"`, 1) + "\n" + script)},
+		"array":              {expect: "success", comment: "task 3 of an array, requeued once", which: Run{3, 1}, made: madeOf(t, withRuns(t, several), Run{3, 1}), file: array},
+		"array_other_task":   {expect: "other run", comment: "a task that the array does not have", which: Run{2, 0}, file: array},
+		"array_as_one":       {expect: "other run", comment: "an array submitted as an ordinary job", file: array},
+		"array_attempt":      {expect: "other run", comment: "requeued more often than it was sealed for", which: Run{3, 2}, file: array},
+		"one_as_array":       {expect: "other run", comment: "an ordinary job submitted as an array", which: Run{1, 0}, file: good},
+		"array_one_volume":   {expect: "manifest", comment: "an array whose tasks would make one file", file: raw(replaceOnce(t, string(oneForAll), "results-%a-%r.luks", "results-%r.luks") + "\n" + script)},
 		"mount_etc":          {expect: "manifest", comment: "a volume mounted on /etc", file: raw(strings.Replace(string(manifest), `"mount":"/data"`, `"mount":"/etc"`, 1) + "\n" + script)},
 	} {
 		if v.user == "" {
@@ -243,9 +293,23 @@ func writeVectors(t *testing.T) {
 		if v.jobKey == nil {
 			v.jobKey = bytes.Repeat([]byte{7}, JobKeySize)
 		}
-		head := fmt.Sprintf("expect: %s\ncomment: %s\nuser: %s\ntime: %s\njob-key: %x\n\n", v.expect, v.comment, v.user, v.time.Format(time.RFC3339), v.jobKey)
-		write(name+".vector", slices.Concat([]byte(head), v.file))
+		head := fmt.Sprintf("expect: %s\ncomment: %s\nuser: %s\ntime: %s\njob-key: %x\n", v.expect, v.comment, v.user, v.time.Format(time.RFC3339), v.jobKey)
+		if v.which != (Run{}) {
+			head += fmt.Sprintf("task: %d\nattempt: %d\n", v.which.Task, v.which.Attempt)
+		}
+		if v.made != "" {
+			head += "made: " + v.made + "\n"
+		}
+		write(name+".vector", slices.Concat([]byte(head+"\n"), v.file))
 	}
+}
+
+func madeOf(t *testing.T, m *Manifest, r Run) string {
+	made, err := m.made(testSecrets(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
 }
 
 // imageOf is the image in the test manifest's encoding.

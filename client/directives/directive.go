@@ -18,6 +18,7 @@ var words = []struct{ name, example string }{
 	{"output", "#CLOISTER output=/results/slurm-%j.out"},
 	{"class", "#CLOISTER class=on-demand"},
 	{"expires", "#CLOISTER expires=7d"},
+	{"requeue", "#CLOISTER requeue=1"},
 	{"env", "#CLOISTER env=OMP_NUM_THREADS=4"},
 }
 
@@ -64,7 +65,7 @@ func (s *Script) directive(n int, line string) error {
 		err = once(n, name, s.Output != "")
 		s.Output = value
 		if err == nil {
-			err = asError(n, "the path must lie in a volume that the job writes; %j is the job id, %x its name, %N the node, %t the task; "+example(name), sealed.CheckOutput(value))
+			err = asError(n, "the path must lie in a volume that the job writes; %j is the job id, %x its name, %N the node, %t the task, %A and %a the id and task of an array, %r the attempt; "+example(name), sealed.CheckOutput(value))
 		}
 	case "class":
 		err = once(n, name, s.Class != "")
@@ -74,6 +75,8 @@ func (s *Script) directive(n int, line string) error {
 		}
 	case "expires":
 		err = s.expires(n, value)
+	case "requeue":
+		err = s.requeue(n, value)
 	case "env":
 		err = s.env(n, value)
 	}
@@ -204,6 +207,18 @@ func (s *Script) expires(n int, value string) error {
 	d, err := ParseLifetime(value)
 	s.Expires = d
 	return asError(n, example("expires"), err)
+}
+
+func (s *Script) requeue(n int, value string) error {
+	if s.requeueLine != 0 {
+		return once(n, "requeue", true)
+	}
+	times, err := strconv.ParseUint(value, 10, 32)
+	if err != nil || times >= sealed.MaxRuns || strconv.FormatUint(times, 10) != value {
+		return refuse(n, example("requeue"), "requeue=%s is not how often the job may be requeued: from 0 to %d", value, sealed.MaxRuns-1)
+	}
+	s.Requeue, s.requeueLine = int(times), n
+	return nil
 }
 
 func (s *Script) env(n int, value string) error {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cloister/sealed"
 )
 
 const ordinary = `#!/bin/bash
@@ -93,15 +95,33 @@ func TestALineThatIsNotUnderstoodIsRefusedWithAdvice(t *testing.T) {
 		{"#CLOISTER env=SLURM_JOB_ID=1", "not for jobs to set", "OMP_NUM_THREADS"},
 		{"#CLOISTER env=BASH_ENV=x", "not for jobs to set", "OMP_NUM_THREADS"},
 		{"#CLOISTER env=X=a\tb", "control character", "OMP_NUM_THREADS"},
-		{"#SBATCH --array=1-10", "--array is not served", "one job for each"},
-		{"#SBATCH --arr=1-10", "--array is not served", "one job for each"},
-		{"#SBATCH -a 1-10", "--array is not served", "one job for each"},
-		{"#SBATCH -a1-10", "--array is not served", "one job for each"},
+		{"#CLOISTER output=/results/%a.%q", "after %", "%a the id and task"},
+		{"#CLOISTER requeue=x", "not how often", "requeue=1"},
+		{"#CLOISTER requeue=-1", "not how often", "requeue=1"},
+		{"#CLOISTER requeue=01", "not how often", "requeue=1"},
+		{"#CLOISTER requeue=1024", "not how often", "requeue=1"},
+		{"#SBATCH --array=", "no task's number", "--array=1-10"},
+		{"#SBATCH --array", "no task's number", "--array=1-10"},
+		{"#SBATCH --arr=1-x", "no task's number", "--array=1-10"},
+		{"#SBATCH --array=[1-3]", "no task's number", "--array=1-10"},
+		{"#SBATCH --array=1,,2", "no task's number", "--array=1-10"},
+		{"#SBATCH --array=-3", "no task's number", "--array=1-10"},
+		{"#SBATCH --array=+3", "no task's number", "--array=1-10"},
+		{"#SBATCH --array=4000001", "no task's number", "--array=1-10"},
+		{"#SBATCH -a 3-1", "no range", "--array=1-10"},
+		{"#SBATCH -a1-3:0", "no range", "--array=1-10"},
+		{"#SBATCH -a1:2", "no range", "--array=1-10"},
+		{"#SBATCH --array=1-3%0", "how many tasks", "--array=1-10"},
+		{"#SBATCH --array=1-3%", "how many tasks", "--array=1-10"},
+		{"#SBATCH --array=0-1024", "more than 1024 tasks", "--array=1-10"},
+		{"#SBATCH --array=0-4000000", "more than 1024 tasks", "--array=1-10"},
+		{"#SBATCH --array=1-3 --array=4", "given twice", "leave one"},
 		{"#SBATCH --mem=1G --nodes=2", `one node, this asks for "2"`, "--nodes=1"},
 		{"#SBATCH --nodes 1-2", "one node", "--nodes=1"},
 		{"#SBATCH -N2", "one node", "--nodes=1"},
 		{"#SBATCH -N 2", "one node", "--nodes=1"},
-		{"#SBATCH --requeue", "--requeue is not served", "seal it again"},
+		{"#SBATCH --requeue", "does not let a sealed job run again", "#CLOISTER requeue=1"},
+		{"#SBATCH --mem=1G --requ", "does not let a sealed job run again", "#CLOISTER requeue=1"},
 		{"#SBATCH --get-user-env", "is not served", "in the script"},
 		{"#SBATCH hetjob", "heterogeneous", "one job component"},
 		{"#SBATCH --comment=Größe", "printable ASCII", "printable ASCII"},
@@ -118,6 +138,59 @@ func TestALineThatIsNotUnderstoodIsRefusedWithAdvice(t *testing.T) {
 		}
 		if e.Line != 3 || !strings.Contains(e.Cause, c.cause) || !strings.Contains(e.Next, c.next) || strings.Contains(e.Error(), "\n") {
 			t.Errorf("%q:\n%v\nnext: %s", c.line, e, e.Next)
+		}
+	}
+}
+
+func TestTheTasksOfAnArrayAreThoseOfSbatch(t *testing.T) {
+	for line, want := range map[string][]uint32{
+		"--array=1-3": {1, 2, 3}, "--array 7": {7}, "-a 0,6,16-18": {0, 6, 16, 17, 18}, "-a0-15:4": {0, 4, 8, 12}, `--arr="1,3,5,7"`: {1, 3, 5, 7},
+		"--array=1-7:2,2": {1, 2, 3, 5, 7}, "--array=3,1-3%2": {1, 2, 3}, "--ar='0-0'": {0}, "--array=3999999-4000000": {3999999, 4000000}, "--array=01-02": {1, 2},
+	} {
+		s, err := Parse([]byte("#!/bin/sh\n#SBATCH " + line + "\n#CLOISTER volume=p.luks:/data:ro\n#CLOISTER volume=r-%a.luks:/results:rw,create,size=1G\n"))
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		if !slices.Equal(s.Tasks, want) || s.Runs().Attempts != 1 {
+			t.Errorf("%s: %v", line, s.Tasks)
+		}
+	}
+}
+
+func TestAJobThatRunsSeveralTimesWritesAVolumeForEachRun(t *testing.T) {
+	const array, requeue, both = "#SBATCH --array=1-2\n", "#CLOISTER requeue=2\n", "#SBATCH --array=1-2\n#SBATCH --requeue\n#CLOISTER requeue=1\n"
+	volume := func(v string) string { return "#CLOISTER volume=" + v + "\n" }
+	for _, c := range []struct{ lines, cause, next string }{
+		{array + volume("r-%a.luks:/results:rw,create,size=1G"), "", ""},
+		{requeue + volume("r-%r.luks:/results:rw,create,size=1G"), "", ""},
+		{both + volume("r-%a-%r.luks:/results:rw,create,size=1G"), "", ""},
+		{requeue + volume("old.luks:/results:rw"), "", ""},
+		{"#CLOISTER requeue=0\n" + volume("100%%.luks:/results:rw,create,size=1G"), "", ""},
+		{"#CLOISTER requeue=0\n#SBATCH --no-requeue\n", "", ""},
+		{array + volume("r.luks:/results:rw,create,size=1G"), "lacks %a", "results-%a.luks"},
+		{array + volume("r.luks:/results:rw"), "cannot write to one volume", "results-%a.luks"},
+		{requeue + volume("r.luks:/results:rw,create,size=1G"), "lacks %r", "results-%r.luks"},
+		{both + volume("r-%a.luks:/results:rw,create,size=1G"), "lacks %r", "results-%a-%r.luks"},
+		{volume("r-%a.luks:/results:rw,create,size=1G"), "this job is none", ""},
+		{volume("r-%r.luks:/results:rw,create,size=1G"), "this one may not", ""},
+		{volume("r-%j.luks:/results:rw,create,size=1G"), "after % comes one of a r %", ""},
+		{array + volume("p-%a.luks:/data:ro"), "only a volume that the job makes", "as it is"},
+		{requeue + "#SBATCH --no-requeue\n", "contradicts line 2", "leave one"},
+		{requeue + requeue, "given twice", "leave one"},
+		{"#SBATCH --array=1-600\n#CLOISTER requeue=1\n", "at most 1024 runs", "several jobs"},
+		{"#SBATCH --requeue\n#CLOISTER requeue=0\n", "does not let", "requeue=1"},
+	} {
+		_, err := Parse([]byte("#!/bin/sh\n" + c.lines))
+		if c.cause == "" {
+			if err != nil {
+				t.Errorf("%q: %v", c.lines, err)
+			}
+			continue
+		}
+		e, ok := errors.AsType[*Error](err)
+		if !ok || e.Line < 2 || !strings.Contains(e.Cause, c.cause) || !strings.Contains(e.Next, c.next) {
+			t.Errorf("%q: %v", c.lines, err)
 		}
 	}
 }
@@ -187,6 +260,7 @@ func TestOrdinaryOptionsAreServed(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(ordinary))
 	f.Add([]byte("#!/bin/sh\n#CLOISTER volume=a:/b:rw,create,size=99999999T\n"))
+	f.Add([]byte("#!/bin/sh\n#SBATCH --array=0-15:4,1%2\n#CLOISTER requeue=1\n#CLOISTER volume=a-%a-%r:/b:rw,create,size=1G\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := Parse(b)
 		if err != nil {
@@ -199,6 +273,9 @@ func FuzzParse(f *testing.F) {
 			if v.Path == "" || v.Mount == "" || v.Size < 0 || v.Create != (v.Size > 0) {
 				t.Fatalf("%+v", v)
 			}
+		}
+		if n := s.Runs().Count(); n < 1 || n > sealed.MaxRuns || !slices.IsSorted(s.Tasks) {
+			t.Fatalf("%d runs of %v", n, s.Tasks)
 		}
 	})
 }

@@ -34,6 +34,19 @@ type Script struct {
 	Class       string        // or ""
 	Expires     time.Duration // or 0
 	Environment map[string]string
+	Tasks       []uint32 // of the array, ascending; nil if the job is none
+	Requeue     int      // how often Slurm may requeue it
+
+	// Lines of #CLOISTER requeue=, #SBATCH --requeue and --no-requeue, or 0.
+	requeueLine, slurmRequeues, slurmDoesNot int
+}
+
+// Runs is how often the job may run, nil for once.
+func (s *Script) Runs() *sealed.Runs {
+	if len(s.Tasks) == 0 && s.Requeue == 0 {
+		return nil
+	}
+	return &sealed.Runs{Tasks: s.Tasks, Attempts: s.Requeue + 1}
 }
 
 // A Volume is a volume= line.
@@ -118,7 +131,10 @@ func Parse(script []byte) (*Script, error) {
 			started = true
 		}
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s, s.checkRuns()
 }
 
 // check looks at the lines together.
@@ -152,4 +168,37 @@ func (s *Script) ImageVolume() *Volume {
 		}
 	}
 	return nil
+}
+
+// checkRuns looks at what a job that runs several times asks for.
+func (s *Script) checkRuns() error {
+	switch {
+	case s.slurmRequeues != 0 && s.Requeue == 0:
+		return refuse(s.slurmRequeues, "say how often it may, for each run has a token of its own: #CLOISTER requeue=1", "--requeue alone does not let a sealed job run again")
+	case s.slurmDoesNot != 0 && s.Requeue > 0:
+		return refuse(s.slurmDoesNot, "leave one of them", "--no-requeue contradicts line %d, requeue=%d", s.requeueLine, s.Requeue)
+	case s.Runs().Count() > sealed.MaxRuns:
+		return refuse(s.requeueLine, "seal several jobs", "%d tasks that may each run %d times: at most %d runs are served", len(s.Tasks), s.Requeue+1, sealed.MaxRuns)
+	}
+	for _, v := range s.Volumes {
+		if err := s.Runs().CheckVolume(v.Path, v.Mode, v.Create); err != nil {
+			return refuse(v.Line, "have the node make one for each run: "+s.perRun(), "volume %q: %v", v.Path, err)
+		}
+		if !v.Create && (strings.Contains(v.Path, "%a") || strings.Contains(v.Path, "%r")) {
+			return refuse(v.Line, "name the file as it is", "volume %q: only a volume that the job makes can have %%a or %%r in its name", v.Path)
+		}
+	}
+	return nil
+}
+
+// perRun is an example of a volume that fits the job's runs.
+func (s *Script) perRun() string {
+	name := "results"
+	if len(s.Tasks) > 0 {
+		name += "-%a"
+	}
+	if s.Requeue > 0 {
+		name += "-%r"
+	}
+	return "#CLOISTER volume=" + name + ".luks:/results:rw,create,size=1G"
 }

@@ -51,6 +51,8 @@ type Record struct {
 	Files     []string  `json:"files,omitempty"` // names of secret files
 	Accessors []string  `json:"accessors"`       // of the tokens, see kms.Client.Revoke
 
+	Runs *sealed.Runs `json:"runs,omitempty"` // nil if it runs once
+
 	// Revoked is when its owner revoked the tokens, or zero.
 	Revoked time.Time `json:"revoked,omitzero"`
 }
@@ -78,7 +80,7 @@ type Image struct {
 func New(m *sealed.Manifest) *Record {
 	r := &Record{
 		Format: format, Job: m.Job, User: m.User, Cluster: m.Cluster, Class: m.Class, Created: m.Created, Expires: m.Expires,
-		Arguments: m.Arguments, Stdout: m.Stdout, Stderr: m.Stderr, Files: m.Files,
+		Arguments: m.Arguments, Stdout: m.Stdout, Stderr: m.Stderr, Files: m.Files, Runs: m.Runs,
 	}
 	for _, v := range m.Volumes {
 		r.Volumes = append(r.Volumes, Volume{v.Path, v.Mount, v.Mode, v.Create, v.Size, v.Pinned.UUID, v.Pinned.Integrity != nil})

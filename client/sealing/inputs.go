@@ -10,7 +10,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"unicode/utf8"
 
 	"cloister/client/advice"
 	"cloister/client/directives"
@@ -55,21 +54,11 @@ func (s *sealing) plan(d directives.Volume) (keystore.Volume, error) {
 	if d.Plain {
 		s.warnings = append(s.warnings, fmt.Sprintf("Line %d: integrity=none: whoever can write the file %s can alter what the job reads and leaves there, and nobody notices.", d.Line, d.Path))
 	}
-	name := path.Base(d.Path)
-	v := keystore.Volume{Name: name, Label: label(name), Created: s.m.Created, Pinned: pinned, Keys: keys}
-	s.planned = append(s.planned, v)
-	return v, nil
+	return keystore.Volume{Label: label(path.Base(d.Path)), Pinned: pinned, Keys: keys}, nil
 }
 
-// label cuts a name to what a volume's label can hold, without ".luks".
-func label(name string) string {
-	name = strings.TrimSuffix(name, ".luks")
-	for len(name) > sealed.MaxLabel {
-		_, size := utf8.DecodeLastRuneInString(name)
-		name = name[:len(name)-size]
-	}
-	return name
-}
+// label is the name of a volume's file without ".luks".
+func label(name string) string { return sealed.CutLabel(strings.TrimSuffix(name, ".luks")) }
 
 // find looks up the keys of a volume: by the UUID in the file's header if the
 // file is on this machine, else by the file's name.

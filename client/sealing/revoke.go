@@ -19,7 +19,7 @@ type Revocation struct {
 
 // Revoke kills the unused tokens of a job that was sealed here, by their
 // accessors, and notes that in its record. It tries all of them before it
-// returns the first error; run it again then.
+// returns the first error, unless nobody answers; run it again then.
 func Revoke(ctx context.Context, home string, k KMS, userToken secret.Bytes, r *jobs.Record, now time.Time) (Revocation, error) {
 	var done Revocation
 	var failed error
@@ -31,6 +31,9 @@ func Revoke(ctx context.Context, home string, k KMS, userToken secret.Bytes, r *
 			done.Gone++
 		case failed == nil:
 			failed = fmt.Errorf("token %d of %d: %w", i+1, len(r.Accessors), err)
+		}
+		if errors.Is(failed, kms.ErrUnreachable) {
+			break
 		}
 	}
 	if failed != nil {

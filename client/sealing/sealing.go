@@ -15,7 +15,9 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"cloister/client/advice"
@@ -28,6 +30,7 @@ import (
 	"cloister/sealed/signers"
 	"cloister/secret"
 	"cloister/site"
+	"cloister/volume"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -35,8 +38,11 @@ import (
 // DefaultLifetime of a sealed job, when neither script nor command line says.
 const DefaultLifetime = 7 * 24 * time.Hour
 
-// revokeTime bounds the cleaning up after an error.
-const revokeTime = 10 * time.Second
+// revokeTime and revokeEach, for each token, bound the cleaning up after an error.
+const (
+	revokeTime = 10 * time.Second
+	revokeEach = 50 * time.Millisecond
+)
 
 // A KMS is what sealing needs of *kms.Client.
 type KMS interface {
@@ -137,8 +143,7 @@ type sealing struct {
 	m       sealed.Manifest
 	secrets *sealed.Secrets
 
-	planned   []keystore.Volume // that the node will make
-	kept      []string          // UUIDs of those that are in the store
+	kept      []string // UUIDs of the volumes that the node will make, once they are in the store
 	accessors []string
 	warnings  []string
 	recorded  bool
@@ -147,7 +152,7 @@ type sealing struct {
 // undo forgets what would serve nobody. Its own errors are not told: they
 // leave keys and tokens that expire unused.
 func (s *sealing) undo() {
-	ctx, cancel := context.WithTimeout(context.Background(), revokeTime)
+	ctx, cancel := context.WithTimeout(context.Background(), revokeTime+time.Duration(len(s.accessors))*revokeEach)
 	defer cancel()
 	for _, a := range s.accessors {
 		_ = s.o.KMS.Revoke(ctx, s.o.UserToken, a)
@@ -186,6 +191,7 @@ func (s *sealing) describe() error {
 		Cluster: s.o.Site.Cluster, Class: class,
 		Created: created, Expires: created.Add(life),
 		Arguments: s.o.Arguments, Environment: maps.Clone(s.script.Environment),
+		Runs: s.script.Runs(),
 	}
 	maps.Copy(s.m.Environment, s.o.Environment)
 	return nil
@@ -194,16 +200,19 @@ func (s *sealing) describe() error {
 // output sends stdout and stderr into the one volume that the job writes,
 // unless the script says where.
 func (s *sealing) output() error {
-	out := s.script.Output
+	out, name := s.script.Output, "/slurm-%j.out"
+	if s.m.Runs.Array() {
+		name = "/slurm-%A_%a.out" // as sbatch(1)
+	}
 	if out == "" {
 		for _, v := range s.m.Volumes {
 			if v.Mode != sealed.ReadWrite {
 				continue
 			}
 			if out != "" {
-				return advice.Refuse("add a line such as: #CLOISTER output="+v.Mount+"/slurm-%j.out", "the job writes several volumes: into which does its output go?")
+				return advice.Refuse("add a line such as: #CLOISTER output="+v.Mount+name, "the job writes several volumes: into which does its output go?")
 			}
-			out = v.Mount + "/slurm-%j.out"
+			out = v.Mount + name
 		}
 	}
 	if out == "" {
@@ -217,7 +226,10 @@ func (s *sealing) output() error {
 // stand-ins for what comes from the KMS.
 func (s *sealing) check() error {
 	m := s.m
-	m.Tokens, m.Spare = []string{"token"}, "spare"
+	m.Spare = "spare"
+	for i := range m.Runs.Count() {
+		m.Tokens = append(m.Tokens, "token"+strconv.Itoa(i))
+	}
 	jobKey := secret.Alloc(sealed.JobKeySize)
 	var err error
 	if m.Secrets, err = sealed.SealSecrets(s.secrets, jobKey, m.Job); err != nil {
@@ -233,7 +245,7 @@ func (s *sealing) check() error {
 	return nil
 }
 
-// keys puts a fresh job key behind a token and a spare one.
+// keys puts a fresh job key behind a token for each run and a spare one.
 func (s *sealing) keys(ctx context.Context) error {
 	jobKey, err := secret.Random(rand.Reader, sealed.JobKeySize)
 	if err != nil {
@@ -242,7 +254,7 @@ func (s *sealing) keys(ctx context.Context) error {
 	defer jobKey.Wipe()
 	asked := s.m.Expires
 	var tokens []string
-	for range 2 {
+	for range s.m.Runs.Count() + 1 {
 		t, err := s.o.KMS.Wrap(ctx, s.o.UserToken, jobKey, asked.Sub(s.m.Created))
 		if err != nil {
 			return err
@@ -259,13 +271,17 @@ func (s *sealing) keys(ctx context.Context) error {
 	if asked.Sub(s.m.Expires) > time.Minute {
 		s.warnings = append(s.warnings, "The KMS lets no token live as long as was asked for: the job expires sooner.")
 	}
-	s.m.Tokens, s.m.Spare = tokens[:1], tokens[1]
+	last := len(tokens) - 1
+	s.m.Tokens, s.m.Spare = tokens[:last], tokens[last]
 	s.m.Secrets, err = sealed.SealSecrets(s.secrets, jobKey, s.m.Job)
 	return err
 }
 
 func (s *sealing) encode(text []byte) ([]byte, error) {
 	payload, err := sealed.Payload(&s.m, text)
+	if err != nil && s.m.Runs != nil {
+		return nil, advice.Refuse("seal several jobs, of fewer runs each", "this job cannot be sealed for %d runs: %w", s.m.Runs.Count(), err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -279,12 +295,10 @@ func (s *sealing) encode(text []byte) ([]byte, error) {
 // write keeps the keys first, then the record, then the sealed job: a job
 // whose results nobody could open must never exist.
 func (s *sealing) write(file []byte) (*Result, error) {
-	for _, v := range s.planned {
-		v.Job = s.m.Job
-		if err := s.store.Put(v); err != nil {
+	for _, run := range s.m.Runs.All() {
+		if err := s.keep(run); err != nil {
 			return nil, err
 		}
-		s.kept = append(s.kept, v.Pinned.UUID)
 	}
 	sum := sha256.Sum256(file)
 	r := jobs.New(&s.m)
@@ -298,6 +312,38 @@ func (s *sealing) write(file []byte) (*Result, error) {
 		return nil, err
 	}
 	return &Result{r, s.warnings}, nil
+}
+
+// keep puts the keys of the volumes that the node will make in a run into the
+// store, under the names that their files will have.
+func (s *sealing) keep(run sealed.Run) error {
+	own, err := s.m.ForRun(run)
+	if err != nil {
+		return err
+	}
+	for i, v := range own.Volumes {
+		if !v.Create {
+			continue
+		}
+		keys := s.secrets.Volumes[i]
+		if s.m.Volumes[i].PerRun() {
+			if keys, err = keys.ForRun(s.m.Job, run); err != nil {
+				return err
+			}
+		}
+		err := s.store.Put(keystore.Volume{
+			Name: path.Base(v.Path), Label: v.Label, Job: s.m.Job, Created: s.m.Created, Pinned: v.Pinned,
+			Keys: volume.Keys{VolumeKey: keys.VolumeKey, KeyslotKey: keys.KeyslotKey},
+		})
+		if s.m.Volumes[i].PerRun() {
+			keys.Wipe()
+		}
+		if err != nil {
+			return err
+		}
+		s.kept = append(s.kept, v.Pinned.UUID)
+	}
+	return nil
 }
 
 func same(a, b string) bool {

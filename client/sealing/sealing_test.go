@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cloister/client/keystore"
 	"cloister/kms"
 	"cloister/sealed"
 	"cloister/secret"
@@ -28,6 +30,7 @@ type fakeKMS struct {
 	keys          []secret.Bytes
 	revoked       []string
 	life          time.Duration // the longest that it gives
+	padding       string        // makes its tokens long
 	now           time.Time
 }
 
@@ -38,7 +41,7 @@ func (k *fakeKMS) Wrap(_ context.Context, _, jobKey secret.Bytes, ttl time.Durat
 	}
 	k.keys = append(k.keys, secret.New(slices.Clone(jobKey.Reveal())))
 	n := strconv.Itoa(k.wraps)
-	return kms.Token{Token: secret.New([]byte("s.token" + n)), Accessor: "accessor" + n, Expires: k.now.Add(min(ttl, k.life))}, nil
+	return kms.Token{Token: secret.New([]byte("s.token" + n + k.padding)), Accessor: "accessor" + n, Expires: k.now.Add(min(ttl, k.life))}, nil
 }
 
 func (k *fakeKMS) Revoke(_ context.Context, _ secret.Bytes, accessor string) error {
@@ -77,6 +80,15 @@ func options(t *testing.T, k *fakeKMS, script string) (Options, age.Identity) {
 }
 
 const create = "#!/bin/sh\n#CLOISTER volume=results.luks:/results:rw,create,size=64M\ntrue\n"
+
+const runs = "#!/bin/sh\n#SBATCH --array=1-2\n#CLOISTER requeue=1\n#CLOISTER volume=r-%a-%r.luks:/results:rw,create,size=64M\ntrue\n"
+
+func rewrite(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func manifest(t *testing.T, path string, id age.Identity) *sealed.Manifest {
 	t.Helper()
@@ -142,6 +154,74 @@ func TestEachSealHasFreshKeysAndTwoTokens(t *testing.T) {
 	}
 }
 
+func TestEachRunHasATokenAndTheKeysOfItsFileAreKept(t *testing.T) {
+	k := &fakeKMS{}
+	o, id := options(t, k, "#!/bin/sh\n#SBATCH --array=1-5:2,8%2\n#CLOISTER requeue=1\n#CLOISTER volume=/shared/r-%a-%r.luks:/results:rw,create,size=64M\ntrue\n")
+	r, err := Seal(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := manifest(t, o.Out, id)
+	if len(k.keys) != 9 || len(m.Tokens) != 8 || m.Spare != "s.token9" || len(r.Record.Accessors) != 9 || r.Record.Runs.String() != "1,3,5,8" {
+		t.Fatalf("%d wraps, tokens %q and %q, %d accessors, runs %+v", len(k.keys), m.Tokens, m.Spare, len(r.Record.Accessors), r.Record.Runs)
+	}
+	if m.Stdout != "/results/slurm-%A_%a.out" {
+		t.Errorf("output %s", m.Stdout)
+	}
+	store := keystore.In(o.Home)
+	for i, run := range m.Runs.All() {
+		own, err := m.ForRun(run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets, err := sealed.OpenSecrets(m.Secrets, k.keys[i], m.Job) // as a node does
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.RunSecrets(secrets, run); err != nil {
+			t.Fatal(err)
+		}
+		v, err := store.Get(own.Volumes[0].Pinned.UUID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.Name != path.Base(own.Volumes[0].Path) || v.Label+".luks" != v.Name || !v.Keys.VolumeKey.Equal(secrets.Volumes[0].VolumeKey) || !v.Keys.KeyslotKey.Equal(secrets.Volumes[0].KeyslotKey) {
+			t.Errorf("run %s: the store has other keys or another name: %s, %s", run.ID(""), v.Name, v.Label)
+		}
+	}
+	if _, err := store.Get(m.Volumes[0].Pinned.UUID); !errors.Is(err, keystore.ErrUnknown) {
+		t.Errorf("the keys that all runs' are made from are kept: %v", err)
+	}
+	done, err := Revoke(t.Context(), o.Home, k, secret.Bytes{}, r.Record, k.now)
+	if err != nil || done.Revoked != 9 || !slices.Equal(k.revoked, r.Record.Accessors) {
+		t.Errorf("revoking them: %+v, %v", done, err)
+	}
+}
+
+func TestTheMostRunsFitIntoASealedJob(t *testing.T) {
+	k := &fakeKMS{}
+	script := func(tasks string) string {
+		return "#!/bin/sh\n#SBATCH --array=" + tasks + "\n#CLOISTER output=/dev/null\ntrue\n"
+	}
+	o, id := options(t, k, script("0-1023"))
+	if _, err := Seal(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if m := manifest(t, o.Out, id); len(m.Tokens) != sealed.MaxRuns {
+		t.Errorf("%d tokens", len(m.Tokens))
+	}
+	k = &fakeKMS{}
+	o, _ = options(t, k, script("0-1024"))
+	if _, err := Seal(t.Context(), o); err == nil || k.wraps != 0 {
+		t.Errorf("more than the most: %v, %d tokens", err, k.wraps)
+	}
+	k = &fakeKMS{padding: strings.Repeat("x", 300)}
+	o, _ = options(t, k, script("0-1023"))
+	if _, err := Seal(t.Context(), o); err == nil || !strings.Contains(err.Error(), "for 1024 runs") || len(k.revoked) != 1025 {
+		t.Errorf("tokens too long for the manifest: %v, %d revoked", err, len(k.revoked))
+	}
+}
+
 func TestAJobDoesNotOutliveItsTokens(t *testing.T) {
 	k := &fakeKMS{life: time.Hour}
 	o, id := options(t, k, create)
@@ -168,7 +248,12 @@ func TestAnErrorHalfWayLeavesNothing(t *testing.T) {
 	}{
 		"first token":  {ctx: t.Context(), failAt: 1, want: kms.ErrUnreachable},
 		"second token": {ctx: t.Context(), failAt: 2, want: kms.ErrUnreachable},
-		"interrupted":  {ctx: cancelled, want: context.Canceled},
+		"a later run":  {ctx: t.Context(), failAt: 4, want: kms.ErrUnreachable, alter: func(o *Options) { rewrite(t, o.Script, runs) }},
+		"no room for a job of several runs": {ctx: t.Context(), want: os.ErrNotExist, alter: func(o *Options) {
+			rewrite(t, o.Script, runs)
+			o.Out = filepath.Join(filepath.Dir(o.Out), "missing", "job.sealed")
+		}},
+		"interrupted": {ctx: cancelled, want: context.Canceled},
 		"no room": {ctx: t.Context(), want: os.ErrNotExist, alter: func(o *Options) {
 			o.Out = filepath.Join(filepath.Dir(o.Out), "missing", "job.sealed")
 		}},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,12 +40,17 @@ The result is submitted with: sbatch --secure JOB.sealed
   #CLOISTER output=/results/slurm-%j.out
   #CLOISTER class=on-demand
   #CLOISTER expires=7d
+  #CLOISTER requeue=1
   #CLOISTER env=NAME=VALUE
 
 Every sector of a volume that the job makes is authenticated, unless the line
 ends in integrity=none.
 
-The #SBATCH lines stay readable, as Slurm needs them, and are signed too.`,
+The #SBATCH lines stay readable, as Slurm needs them, and are signed too.
+
+A job array (#SBATCH --array=1-10) has a token for each task, and each makes its
+own results volume: #CLOISTER volume=results-%a.luks:/results:rw,create,size=1G.
+With requeue=1 Slurm may start each of them once more, with %r in the name too.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.args = append(f.args, args[1:]...)
@@ -121,6 +127,9 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 	}
 	a.printf("%s: job %s for user %s on %s nodes of %s, expires %s\n",
 		o.Out, result.Record.Job, result.Record.User, result.Record.Class, result.Record.Cluster, result.Record.Expires.Format(time.RFC3339))
+	if runs := result.Record.Runs; runs != nil {
+		a.printf("%s\n", describeRuns(runs))
+	}
 	a.note("Submit it on the cluster: %s\n", submitLine(o.Out, result.Record.Arguments))
 	return nil
 }
@@ -170,4 +179,20 @@ func parseLocal(list []string) (map[string]string, error) {
 		local[path] = file
 	}
 	return local, nil
+}
+
+// describeRuns says in words how often a job may run.
+func describeRuns(r *sealed.Runs) string {
+	text := "runs once"
+	if r.Array() {
+		text = fmt.Sprintf("array of tasks %s, each runs once", r)
+	}
+	switch n := r.Requeues(); n {
+	case 0:
+	case 1:
+		text += ", and once more if Slurm requeues it"
+	default:
+		text += fmt.Sprintf(", and up to %d times more if Slurm requeues it", n)
+	}
+	return fmt.Sprintf("%s: %d runs, each with a token of its own", text, r.Count())
 }

@@ -100,6 +100,9 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 		a.note("You revoked it: no node will run it. Seal the script again.\n")
 	}
 	a.printf("  valid until  %s (%s)\n", r.Expires.Format("2006-01-02 15:04 MST"), left(r.Expires.Sub(now)))
+	if r.Runs != nil {
+		a.printf("  runs         %s\n", describeRuns(r.Runs))
+	}
 	a.printf("It may\n")
 	for _, v := range r.Volumes {
 		altered := "where an altered sector is an error"
@@ -108,7 +111,7 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 		}
 		switch {
 		case v.Create:
-			a.printf("  make and write the volume %s at %s, at most %s, %s\n", v.Path, v.Mount, size(v.Size), altered)
+			a.printf("  make and write the volume %s at %s, at most %s%s, %s\n", v.Path, v.Mount, size(v.Size), map[bool]string{true: " in each run"}[r.Runs != nil], altered)
 		case v.Mode == sealed.ReadWrite:
 			a.printf("  read and write the volume %s at %s, %s\n", v.Path, v.Mount, altered)
 		default:
