@@ -26,19 +26,25 @@ import (
 // An admission is a sealed job that was verified and may run here. Its files
 // are open; its keys are not known yet.
 type admission struct {
-	request  *handoff.Request
-	manifest *sealed.Manifest
+	request *handoff.Request
+	// whole is the manifest as it was signed, manifest that of this run.
+	whole, manifest *sealed.Manifest
+	run             sealed.Run
+
 	script   []byte
 	user     account.Account
 	volumes  []*os.File // in the manifest's order; nil for one to be made
 	image    *os.File   // nil without one
 	inUse    bool       // every volume was opened
 	question question
-	// claimed gets the outcome of recording the job as run, once its key is here.
+	// claimed gets the outcome of recording the run, once its key is here.
 	claimed chan error
 	// stdout and stderr are files in the job view, their patterns filled in.
 	stdout, stderr string
 }
+
+// id names the run in the node's memory and journal.
+func (a *admission) id() string { return a.run.ID(a.manifest.Job) }
 
 // A question is what is on disk about asking the key server for a job's key.
 type question struct {
@@ -52,7 +58,7 @@ type question struct {
 func (d *Daemon) noteQuestion(a *admission) {
 	a.question.noted = make(chan error, 1)
 	go func() {
-		before, err := d.replay.Asked(a.manifest.Job, a.manifest.Expires)
+		before, err := d.replay.Asked(a.id(), a.manifest.Expires)
 		a.question.before = before
 		a.question.noted <- err
 		close(a.question.noted)
@@ -68,7 +74,7 @@ func (d *Daemon) takeBackQuestion(a *admission) error {
 	if a.question.before {
 		return nil
 	}
-	return d.replay.NotAsked(a.manifest.Job)
+	return d.replay.NotAsked(a.id())
 }
 
 func (a *admission) rights() userfile.User {
@@ -87,19 +93,22 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request, t *laps) (_ *adm
 	if err := d.verify(a); err != nil {
 		return nil, err
 	}
+	if err := d.chooseRun(ctx, a); err != nil {
+		return nil, err
+	}
 	if a.stdout, err = d.output(a.manifest.Stdout, a); err != nil {
 		return nil, err
 	}
 	if a.stderr, err = d.output(a.manifest.Stderr, a); err != nil {
 		return nil, err
 	}
-	seen, err := d.replay.Seen(a.manifest.Job)
+	seen, err := d.replay.Seen(a.id())
 	if err != nil {
 		return nil, err
 	}
 	if seen && !mutant.Removed(mutant.SingleUse) {
 		d.noteIncident(audit.Replayed, a.about(), "")
-		return nil, refusal("this sealed job has already run here: each runs once", nextSealAgain)
+		return nil, a.ranBefore()
 	}
 	t.end("verify")
 	if err := d.openFiles(ctx, a); err != nil {
@@ -130,16 +139,16 @@ func (d *Daemon) verify(a *admission) error {
 	if err != nil {
 		return err
 	}
-	if a.manifest, a.script, err = env.Decrypt(d.identities...); err != nil {
+	if a.whole, a.script, err = env.Decrypt(d.identities...); err != nil {
 		return err
 	}
-	if err := sealed.CheckBinding(a.manifest, signer, a.user.Name); err != nil {
+	if err := sealed.CheckBinding(a.whole, signer, a.user.Name); err != nil {
 		return err
 	}
 	if len(a.request.Arguments) == 0 {
 		return errors.New("the launch names no script")
 	}
-	return d.policy.Admit(a.manifest, policy.Facts{
+	return d.policy.Admit(a.whole, policy.Facts{
 		Now:       now,
 		Nodes:     a.request.Nodes,
 		Arguments: a.request.Arguments[1:],
@@ -241,7 +250,7 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 	key, err := d.exchange(ctx, m.Tokens[0])
 	if errors.Is(err, kms.ErrUsed) && askedBefore {
 		// This node asked and never saw the answer: that is what the spare is for.
-		d.log.Warn("an answer of the KMS was lost, using the spare token", zap.String("job", m.Job))
+		d.log.Warn("an answer of the KMS was lost, using the spare token", zap.String("run", a.id()))
 		key, err = d.exchange(ctx, m.Spare)
 	}
 	if err != nil {
@@ -255,14 +264,22 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 			a.claimed <- nil
 			return
 		}
-		a.claimed <- d.replay.Claim(m.Job, m.Expires)
+		a.claimed <- d.replay.Claim(a.id(), m.Expires)
 	}()
-	return m.OpenSecrets(key)
+	secrets, err := m.OpenSecrets(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.whole.RunSecrets(secrets, a.run); err != nil {
+		secrets.Wipe()
+		return nil, err
+	}
+	return secrets, nil
 }
 
 func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {
 	if !kms.MaybeSpent(err) && !askedBefore {
-		if undo := d.replay.NotAsked(a.manifest.Job); undo != nil {
+		if undo := d.replay.NotAsked(a.id()); undo != nil {
 			return errors.Join(err, undo)
 		}
 	}

@@ -65,6 +65,8 @@ type Slurm interface {
 	Resume(ctx context.Context, mark string) (resumed bool, reason string, err error)
 	// Cancel ends a job that runs on this node.
 	Cancel(ctx context.Context, job uint32) error
+	// Restarts tells how often a job was requeued.
+	Restarts(ctx context.Context, job uint32) (uint32, error)
 }
 
 // A Daemon is one node's daemon.

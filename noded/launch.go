@@ -189,7 +189,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 		return
 	}
 	defer a.close()
-	log = log.With(zap.String("session", a.manifest.Job), zap.String("user", a.user.Name))
+	log = log.With(zap.String("session", a.manifest.Job), zap.String("run", a.id()), zap.String("user", a.user.Name))
 	log.Info("admitted", zap.Duration("took", time.Since(started)))
 	d.begin(l, &session.Record{ID: a.manifest.Job, Job: l.slurmJob, Stepd: c.PID(), UID: a.user.UID, GID: a.user.GID, User: a.user.Name, Cgroup: group, Started: started.UTC()})
 	admitted := d.noteAdmitted(l, started)
@@ -246,14 +246,8 @@ func (o outcome) tell() []string {
 	return []string{"the script ended with exit status 0"}
 }
 
-// noArray is Slurm's NO_VAL (slurm/slurm.h), the array of a job of none.
-const noArray = 0xfffffffe
-
 // consider admits the job if it may run and the node is free for it.
 func (d *Daemon) consider(ctx context.Context, c *handoff.Conn, l *live) (*admission, cgroup.Job, error) {
-	if id := c.Request.ArrayJob; id != 0 && id != noArray {
-		return nil, cgroup.Job{}, refusal("a sealed job runs once and cannot be an array", "submit it without --array; seal one job for each task")
-	}
 	group, err := cgroup.OfStepd(c.PID(), c.Request.Job)
 	if err != nil {
 		return nil, group, err

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"cloister/sealed"
@@ -13,7 +12,7 @@ import (
 // output fills in the patterns of one of the job's output files, which must
 // then still lie in a volume that it writes.
 func (d *Daemon) output(pattern string, a *admission) (string, error) {
-	file, err := expand(pattern, a.request.Job, a.request.Name, d.node)
+	file, err := expand(pattern, place{a.request.Job, a.request.ArrayJob, a.run, a.request.Name, d.node})
 	if err != nil || file == "/dev/null" {
 		return file, err
 	}
@@ -27,16 +26,24 @@ func (d *Daemon) output(pattern string, a *admission) (string, error) {
 
 const nextName = "submit with another --job-name, without slashes, or leave %x out of the sealed job's output"
 
+// A place is what the patterns of an output file stand for.
+type place struct {
+	job, array uint32
+	run        sealed.Run
+	name, node string
+}
+
 // expand fills in the patterns that sealed.CheckOutput allows, which mean what
 // they mean to sbatch. The job's name is whatever was submitted: it must not
 // lead to another directory.
-func expand(pattern string, job uint32, name, node string) (string, error) {
+func expand(pattern string, p place) (string, error) {
 	if strings.Contains(strings.ReplaceAll(pattern, "%%", ""), "%x") {
-		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }) {
-			return "", refusal(fmt.Sprintf("the job's name %q cannot be a part of its output file's", name), nextName)
+		if p.name == "" || strings.ContainsFunc(p.name, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }) {
+			return "", refusal(fmt.Sprintf("the job's name %q cannot be a part of its output file's", p.name), nextName)
 		}
 	}
-	out := strings.NewReplacer("%%", "%", "%j", strconv.FormatUint(uint64(job), 10), "%x", name, "%N", node, "%t", "0").Replace(pattern)
+	out := strings.NewReplacer("%%", "%", "%j", fmt.Sprint(p.job), "%x", p.name, "%N", p.node, "%t", "0",
+		"%A", fmt.Sprint(p.array), "%a", fmt.Sprint(p.run.Task), "%r", fmt.Sprint(p.run.Attempt)).Replace(pattern)
 	if path.Clean(out) != out || len(out) > sealed.MaxPath {
 		return "", refusal(fmt.Sprintf("the output file %.200q is no path in its shortest form", out), nextName)
 	}

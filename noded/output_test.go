@@ -12,11 +12,12 @@ func TestAnOutputPatternMeansWhatItMeansToSbatch(t *testing.T) {
 	for pattern, want := range map[string]string{
 		"/results/slurm-%j.out": "/results/slurm-17.out", "/results/%x-%N.%t": "/results/fit-s2.0", "/results/%%j": "/results/%j",
 		"/results/%%x%%%x": "/results/%x%fit", "/dev/null": "/dev/null",
+		"/results/slurm-%A_%a.out": "/results/slurm-15_3.out", "/results/%r": "/results/2",
 	} {
 		if err := sealed.CheckOutput(pattern); err != nil {
 			t.Errorf("%s cannot be sealed: %v", pattern, err)
 		}
-		if got, err := expand(pattern, 17, "fit", "s2"); err != nil || got != want {
+		if got, err := expand(pattern, place{17, 15, sealed.Run{Task: 3, Attempt: 2}, "fit", "s2"}); err != nil || got != want {
 			t.Errorf("%s became %q, %v", pattern, got, err)
 		}
 	}
@@ -27,11 +28,11 @@ func TestAJobsNameDoesNotLeadItsOutputElsewhere(t *testing.T) {
 		"../../shared/x": "/results/%x", "a/b": "/results/%x", "/": "/results/%x", "..": "/results/%x/out", ".": "/results/.%x/out",
 		"": "/results/%x", "a\nb": "/results/%x", strings.Repeat("x", sealed.MaxPath): "/results/%x",
 	} {
-		if got, err := expand(pattern, 1, name, "s2"); err == nil {
+		if got, err := expand(pattern, place{job: 1, name: name, node: "s2"}); err == nil {
 			t.Errorf("job name %.20q in %s became %.100q", name, pattern, got)
 		}
 	}
-	if got, err := expand("/results/%%x", 1, "a/b", "s2"); err != nil || got != "/results/%x" {
+	if got, err := expand("/results/%%x", place{job: 1, name: "a/b", node: "s2"}); err != nil || got != "/results/%x" {
 		t.Errorf("a name that is not used counts: %q, %v", got, err)
 	}
 }

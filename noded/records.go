@@ -86,8 +86,8 @@ func (d *Daemon) recorded(l *live, steps []session.Step) []session.Step {
 func (a *admission) about() audit.Entry {
 	e := asked("", a.request)
 	e.User = a.user.Name
-	if a.manifest != nil {
-		e.Session = a.manifest.Job
+	if a.whole != nil {
+		e.Session = a.whole.Job
 	}
 	return e
 }

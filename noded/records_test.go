@@ -342,6 +342,8 @@ type fakeSlurm struct {
 	resumed  bool
 }
 
+func (s *fakeSlurm) Restarts(context.Context, uint32) (uint32, error) { return 0, nil }
+
 func (s *fakeSlurm) Drain(_ context.Context, reason string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

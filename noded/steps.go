@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -376,9 +377,8 @@ func (d *Daemon) answer(a *admission, v *jobview.View) handoff.Admission {
 		// What scripts cd to. The plugin takes sbatch's own away: it is free text.
 		"SLURM_SUBMIT_DIR": a.request.Cwd,
 	}
-	for name, value := range a.manifest.Environment {
-		env[name] = value
-	}
+	maps.Copy(env, a.arrayVariables())
+	maps.Copy(env, a.manifest.Environment)
 	out := handoff.Admission{
 		Home: a.user.Home, Cwd: a.request.Cwd, MountNS: v.Mount, IPCNS: v.IPC,
 		Stdout: a.stdout, Stderr: a.stderr,

@@ -1,6 +1,7 @@
 // Package replay remembers which sealed jobs a node has run, until they
 // expire, so that none runs twice here even if its token could be redeemed
-// again. Across nodes the token itself is what works only once.
+// again. Across nodes the token itself is what works only once. A job that may
+// run several times is as many here: its id is that of the run (sealed.Run.ID).
 package replay
 
 import (
@@ -16,7 +17,7 @@ import (
 // ErrSeen says that this node has run, or tried to run, the job before.
 var ErrSeen = errors.New("this node has already taken that sealed job")
 
-var idForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
+var idForm = regexp.MustCompile(`^[0-9a-f]{32}(_[0-9]{1,7})?(r[0-9]{1,4})?$`)
 
 // A Store is a directory with an empty file for each job that was taken and
 // one for each whose key was asked for; its modification time is the expiry.
@@ -35,7 +36,7 @@ func Open(dir string) (*Store, error) {
 // once one gets it.
 func (s *Store) Claim(id string, expires time.Time) error {
 	if !idForm.MatchString(id) {
-		return fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
+		return badID(id)
 	}
 	return s.mark(id, expires)
 }
@@ -43,7 +44,7 @@ func (s *Store) Claim(id string, expires time.Time) error {
 // Seen reports whether the job was claimed here before.
 func (s *Store) Seen(id string) (bool, error) {
 	if !idForm.MatchString(id) {
-		return false, fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
+		return false, badID(id)
 	}
 	_, err := os.Lstat(filepath.Join(s.dir, id))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +61,7 @@ func (s *Store) Seen(id string) (bool, error) {
 // be one whose answer was lost, not one that somebody stole.
 func (s *Store) Asked(id string, expires time.Time) (before bool, err error) {
 	if !idForm.MatchString(id) {
-		return false, fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
+		return false, badID(id)
 	}
 	err = s.mark(id+askedSuffix, expires)
 	if errors.Is(err, ErrSeen) {
@@ -73,13 +74,15 @@ func (s *Store) Asked(id string, expires time.Time) (before bool, err error) {
 // never reached the KMS.
 func (s *Store) NotAsked(id string) error {
 	if !idForm.MatchString(id) {
-		return fmt.Errorf("job id %q is not 32 hexadecimal digits", id)
+		return badID(id)
 	}
 	if err := os.Remove(filepath.Join(s.dir, id+askedSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("taking back a mark: %w", err)
 	}
 	return nil
 }
+
+func badID(id string) error { return fmt.Errorf("%q is not the id of a job's run", id) }
 
 const askedSuffix = ".asked"
 

@@ -56,7 +56,7 @@ func TestAnIDThatIsAPathIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"", "../" + id[3:], strings.ToUpper(id), id + "0"} {
+	for _, bad := range []string{"", "../" + id[3:], strings.ToUpper(id), id + "0", id + "_", id + "r", id + "_3r", id + "_/", id + "r1_3", id + "_3.asked", id + "_12345678"} {
 		if err := s.Claim(bad, time.Now()); err == nil {
 			t.Errorf("claimed %q", bad)
 		}
@@ -82,5 +82,27 @@ func TestAskingTwiceIsToldApartFromAskingOnce(t *testing.T) {
 	}
 	if seen, err := s.Seen(id); err != nil || seen {
 		t.Fatalf("asking made the job seen: %v, %v", seen, err)
+	}
+}
+
+func TestEachRunOfAJobIsRememberedByItself(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires := time.Now().Add(time.Hour)
+	for _, run := range []string{id, id + "_3", id + "_3r1", id + "_4000000r1023", id + "r1"} {
+		if seen, err := s.Seen(run); err != nil || seen {
+			t.Errorf("%s was seen before: %v", run, err)
+		}
+		if before, err := s.Asked(run, expires); err != nil || before {
+			t.Errorf("%s was asked for before: %v", run, err)
+		}
+		if err := s.Claim(run, expires); err != nil {
+			t.Error(err)
+		}
+		if err := s.Claim(run, expires); !errors.Is(err, ErrSeen) {
+			t.Errorf("%s was claimed twice: %v", run, err)
+		}
 	}
 }

@@ -1,0 +1,67 @@
+package noded
+
+import (
+	"context"
+	"fmt"
+
+	"cloister/noded/handoff"
+	"cloister/sealed"
+)
+
+// noVal is Slurm's NO_VAL (slurm/slurm.h): the array of a job of none.
+const noVal = 0xfffffffe
+
+// chooseRun finds out which of the runs that the job was sealed for this launch
+// is, and narrows the admission to it. The task comes from slurmstepd, how often
+// the job was requeued from slurmctld, which slurmstepd does not say (Slurm
+// 24.11). Neither is trusted: what they say chooses a token and a name among
+// those that the user sealed, and each is used once.
+func (d *Daemon) chooseRun(ctx context.Context, a *admission) error {
+	a.run = sealed.Run{Task: task(a.request)}
+	if a.whole.Runs.Requeues() > 0 {
+		ctx, cancel := context.WithTimeout(ctx, slurmLimit)
+		defer cancel()
+		n, err := d.slurm.Restarts(ctx, a.request.Job)
+		if err != nil {
+			return refusal(fmt.Sprintf("Slurm does not say how often it has requeued this job: %v", err), "nothing was used up: submit the same sealed job again, or ask the cluster's administrator")
+		}
+		a.run.Attempt = n
+	}
+	if err := a.whole.CheckRun(a.run); err != nil {
+		return err
+	}
+	var err error
+	a.manifest, err = a.whole.ForRun(a.run)
+	return err
+}
+
+// task is the launch's task of a job array.
+func task(r *handoff.Request) int64 {
+	if r.ArrayJob == 0 || r.ArrayJob == noVal {
+		return sealed.NoTask
+	}
+	return int64(r.ArrayTask)
+}
+
+// ranBefore is what the user reads of a run that this node remembers.
+func (a *admission) ranBefore() error {
+	next := nextSealAgain
+	if a.whole.Runs.Requeues() == 0 {
+		next += "; if Slurm requeued the job: #CLOISTER requeue=1 lets it run again"
+	}
+	return refusal(a.run.String()+" has already run here: each runs once", next)
+}
+
+// arrayVariables are Slurm's facts about an array as they were sealed.
+func (a *admission) arrayVariables() map[string]string {
+	runs := a.whole.Runs
+	if !runs.Array() {
+		return nil
+	}
+	return map[string]string{
+		"SLURM_ARRAY_TASK_ID":    fmt.Sprint(a.run.Task),
+		"SLURM_ARRAY_TASK_COUNT": fmt.Sprint(len(runs.Tasks)),
+		"SLURM_ARRAY_TASK_MIN":   fmt.Sprint(runs.Tasks[0]),
+		"SLURM_ARRAY_TASK_MAX":   fmt.Sprint(runs.Tasks[len(runs.Tasks)-1]),
+	}
+}
