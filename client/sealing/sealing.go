@@ -255,7 +255,12 @@ func (s *sealing) keys(ctx context.Context) error {
 	asked := s.m.Expires
 	var tokens []string
 	for range s.m.Runs.Count() + 1 {
-		t, err := s.o.KMS.Wrap(ctx, s.o.UserToken, jobKey, asked.Sub(s.m.Created))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// The answer is waited for, after Ctrl-C too, as long as the client's
+		// time-out: a token whose accessor is not known cannot be revoked.
+		t, err := s.o.KMS.Wrap(context.WithoutCancel(ctx), s.o.UserToken, jobKey, asked.Sub(s.m.Created))
 		if err != nil {
 			return err
 		}

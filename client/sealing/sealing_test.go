@@ -27,6 +27,7 @@ import (
 // fakeKMS remembers what was wrapped and revoked; it fails at the n-th Wrap.
 type fakeKMS struct {
 	wraps, failAt int
+	asked         func(wraps int) // called while the n-th token is made
 	keys          []secret.Bytes
 	revoked       []string
 	life          time.Duration // the longest that it gives
@@ -34,12 +35,18 @@ type fakeKMS struct {
 	now           time.Time
 }
 
-func (k *fakeKMS) Wrap(_ context.Context, _, jobKey secret.Bytes, ttl time.Duration) (kms.Token, error) {
+func (k *fakeKMS) Wrap(ctx context.Context, _, jobKey secret.Bytes, ttl time.Duration) (kms.Token, error) {
 	k.wraps++
 	if k.wraps == k.failAt {
 		return kms.Token{}, kms.ErrUnreachable
 	}
 	k.keys = append(k.keys, secret.New(slices.Clone(jobKey.Reveal())))
+	if k.asked != nil {
+		k.asked(k.wraps)
+	}
+	if err := ctx.Err(); err != nil {
+		return kms.Token{}, err // the server has made it: the answer is lost
+	}
 	n := strconv.Itoa(k.wraps)
 	return kms.Token{Token: secret.New([]byte("s.token" + n + k.padding)), Accessor: "accessor" + n, Expires: k.now.Add(min(ttl, k.life))}, nil
 }
@@ -271,6 +278,27 @@ func TestAnErrorHalfWayLeavesNothing(t *testing.T) {
 		}
 		if want := len(k.keys); len(k.revoked) != want {
 			t.Errorf("%s: %d tokens made, %v revoked", name, want, k.revoked)
+		}
+	}
+}
+
+func TestAnInterruptionRevokesTheTokenThatIsBeingMade(t *testing.T) {
+	for n := range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		k := &fakeKMS{asked: func(wraps int) {
+			if wraps == n+1 {
+				cancel()
+			}
+		}}
+		o, _ := options(t, k, create)
+		if _, err := Seal(ctx, o); !errors.Is(err, context.Canceled) {
+			t.Errorf("during token %d: %v", n+1, err)
+		}
+		if len(k.keys) != n+1 || len(k.revoked) != n+1 {
+			t.Errorf("interrupted during token %d: %d made, %v revoked", n+1, len(k.keys), k.revoked)
+		}
+		if left := files(t, filepath.Dir(o.Script)); !slices.Equal(left, []string{"job.sh"}) {
+			t.Errorf("during token %d: left %v", n+1, left)
 		}
 	}
 }
