@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -255,10 +254,8 @@ func (p *Policy) checkLimits() error {
 			return fmt.Errorf("%s is %d, not between %d and %d", l.name, l.got, l.low, l.up)
 		}
 	}
-	// A year of remembered job ids and of waiting keys is the most that is
-	// sensible.
-	if d := time.Duration(p.Jobs.MaxExpiry); d < time.Minute || d > 366*24*time.Hour {
-		return fmt.Errorf("jobs.max_expiry %s: not between 1m and 366d", p.Jobs.MaxExpiry)
+	if err := p.Jobs.MaxExpiry.CheckMaxExpiry(); err != nil {
+		return fmt.Errorf("jobs.%w", err)
 	}
 	if v := p.Images.InVolumes; v != ImagesPinned && v != ImagesVerified && v != ImagesRefused {
 		return fmt.Errorf("images.in_volumes is %q, not %q, %q or %q", v, ImagesPinned, ImagesVerified, ImagesRefused)

@@ -91,6 +91,15 @@ func (d Duration) String() string {
 	return time.Duration(d).String()
 }
 
+// CheckMaxExpiry refuses what is no sensible longest time between sealing and
+// expiry: nodes remember job ids, and keys wait, for a year at most.
+func (d Duration) CheckMaxExpiry() error {
+	if d < Duration(time.Minute) || d > Duration(366*24*time.Hour) {
+		return fmt.Errorf("max_expiry %s: not between 1m and 366d", d)
+	}
+	return nil
+}
+
 // A PortRange is inclusive, written "60001-60010".
 type PortRange struct{ First, Last uint16 }
 

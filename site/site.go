@@ -28,6 +28,7 @@ import (
 
 	"cloister/image"
 	"cloister/kms"
+	"cloister/policy"
 )
 
 const (
@@ -72,6 +73,9 @@ type Class struct {
 	// Recipients are hybrid age recipients (age1pq1…): one a node, or one
 	// for all nodes of the class.
 	Recipients []string
+	// MaxExpiry is the shortest max_expiry of the nodes' policies, nil if the
+	// file does not say: jobs are sealed for no longer.
+	MaxExpiry *policy.Duration `toml:"max_expiry"`
 }
 
 // clusterName is a DNS label, which Slurm's ClusterName fits in; it is also
@@ -88,7 +92,7 @@ func known(k toml.Key) bool {
 	case 2:
 		return k[0] == "kms" && (k[1] == "address" || k[1] == "ca") || k[0] == "images" && k[1] == "keys" || k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand)
 	case 3:
-		return k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand) && k[2] == "recipients"
+		return k[0] == "class" && (k[1] == Dedicated || k[1] == OnDemand) && (k[2] == "recipients" || k[2] == "max_expiry")
 	}
 	return false
 }
@@ -147,6 +151,11 @@ func (f *File) Validate() error {
 		}
 		if err := checkRecipients(f.Class[name].Recipients); err != nil {
 			return fmt.Errorf("site file: class %s: %w", name, err)
+		}
+		if most := f.Class[name].MaxExpiry; most != nil {
+			if err := most.CheckMaxExpiry(); err != nil {
+				return fmt.Errorf("site file: class %s: %w", name, err)
+			}
 		}
 	}
 	if f.Images != nil {
@@ -273,6 +282,9 @@ func (f *File) Encode() ([]byte, error) {
 			fmt.Fprintf(&b, "  %q,\n", r)
 		}
 		b.WriteString("]\n")
+		if most := f.Class[name].MaxExpiry; most != nil {
+			fmt.Fprintf(&b, "max_expiry = %q\n", *most)
+		}
 	}
 	if f.Images != nil {
 		fmt.Fprintf(&b, "\n[images]\nkeys = \"\"\"\n%s\n\"\"\"\n", strings.TrimSpace(f.Images.Keys))

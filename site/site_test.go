@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"filippo.io/age"
+
+	"cloister/policy"
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
@@ -51,9 +53,10 @@ func valid(t testing.TB) *File {
 	_, r1 := newRecipient(t)
 	_, r2 := newRecipient(t)
 	_, r3 := newRecipient(t)
+	fortnight := policy.Duration(14 * 24 * time.Hour)
 	return &File{
 		Format: 1, Cluster: "lab", KMS: KMS{Address: "https://head:8200", CA: newCA(t)},
-		Class: map[string]Class{Dedicated: {[]string{r1, r2}}, OnDemand: {[]string{r3}}},
+		Class: map[string]Class{Dedicated: {Recipients: []string{r1, r2}, MaxExpiry: &fortnight}, OnDemand: {Recipients: []string{r3}}},
 	}
 }
 
@@ -126,7 +129,7 @@ func TestASiteFileComesBackFromItsCanonicalForm(t *testing.T) {
 	if got.Fingerprint() != f.Fingerprint() || !strings.HasPrefix(f.Fingerprint(), "SHA256:") {
 		t.Errorf("fingerprints %s and %s", got.Fingerprint(), f.Fingerprint())
 	}
-	if len(got.Class[Dedicated].Recipients) != 2 || got.KMS.Address != "https://head:8200" {
+	if len(got.Class[Dedicated].Recipients) != 2 || got.Class[Dedicated].MaxExpiry.String() != "14d" || got.KMS.Address != "https://head:8200" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -146,7 +149,7 @@ func TestTheFingerprintIgnoresCommentsAndSpacingButNoValue(t *testing.T) {
 		"cluster":   func(f *File) { f.Cluster = "lab2" },
 		"address":   func(f *File) { f.KMS.Address = "https://head:8201" },
 		"CA":        func(f *File) { f.KMS.CA = newCA(t) },
-		"recipient": func(f *File) { _, r := newRecipient(t); f.Class[OnDemand] = Class{[]string{r}} },
+		"recipient": func(f *File) { _, r := newRecipient(t); f.Class[OnDemand] = Class{Recipients: []string{r}} },
 		"class":     func(f *File) { delete(f.Class, OnDemand) },
 	} {
 		g, err := Parse(b)
@@ -164,7 +167,7 @@ func TestTheFingerprintIgnoresCommentsAndSpacingButNoValue(t *testing.T) {
 func TestWhatIsEncryptedToAClassOpensWithItsIdentity(t *testing.T) {
 	id, r := newRecipient(t)
 	f := valid(t)
-	f.Class[Dedicated] = Class{[]string{r}}
+	f.Class[Dedicated] = Class{Recipients: []string{r}}
 	to, err := f.AgeRecipients(Dedicated)
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +225,10 @@ func TestAnythingButAnExactSiteFileIsRefused(t *testing.T) {
 		"unknown key of images":    {good + "\n[images]\nunsigned = true\n", "unknown key images.unsigned"},
 		"images without keys":      {good + "\n[images]\n", "images"},
 		"unknown class":            {replace("[class.on-demand]", "[class.open]"), "unknown key class.open"},
+		"unknown key of a class":   {replace("recipients =", "expiry = 1\nrecipients ="), "unknown key class."},
+		"no time at all":           {replace("[class.on-demand]", "[class.on-demand]\nmax_expiry = \"0d\""), "max_expiry"},
+		"a time that is a number":  {replace("[class.on-demand]", "[class.on-demand]\nmax_expiry = 14"), "max_expiry"},
+		"ten years":                {replace("[class.on-demand]", "[class.on-demand]\nmax_expiry = \"3650d\""), "max_expiry"},
 		"cluster with a path":      {replace(`"lab"`, `"../lab"`), "cluster"},
 		"cluster in capitals":      {replace(`"lab"`, `"Lab"`), "cluster"},
 		"long cluster":             {replace(`"lab"`, `"`+strings.Repeat("a", 64)+`"`), "cluster"},

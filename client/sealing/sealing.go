@@ -184,6 +184,10 @@ func (s *sealing) describe() error {
 	if s.o.Lifetime != 0 {
 		life = s.o.Lifetime
 	}
+	if most := s.o.Site.Class[class].MaxExpiry; most != nil && life > time.Duration(*most) {
+		s.warnings = append(s.warnings, fmt.Sprintf("Nodes of class %s take no job that may live longer than %s: this one expires then.", class, most))
+		life = time.Duration(*most)
+	}
 	created := s.o.Now().UTC().Truncate(time.Second)
 	s.m = sealed.Manifest{
 		Format: sealed.Format, Job: hex.EncodeToString(id),

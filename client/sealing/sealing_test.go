@@ -16,6 +16,7 @@ import (
 
 	"cloister/client/keystore"
 	"cloister/kms"
+	"cloister/policy"
 	"cloister/sealed"
 	"cloister/secret"
 	"cloister/site"
@@ -240,6 +241,26 @@ func TestAJobDoesNotOutliveItsTokens(t *testing.T) {
 		t.Errorf("expires %s", m.Expires)
 	}
 	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "sooner") {
+		t.Errorf("%q", r.Warnings)
+	}
+}
+
+func TestAJobLivesNoLongerThanTheNodesAllow(t *testing.T) {
+	k := &fakeKMS{}
+	o, id := options(t, k, create)
+	most := policy.Duration(48 * time.Hour)
+	for name, c := range o.Site.Class {
+		c.MaxExpiry = &most
+		o.Site.Class[name] = c
+	}
+	r, err := Seal(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := manifest(t, o.Out, id); m.Expires.Sub(m.Created) != 48*time.Hour {
+		t.Errorf("it lives for %s", m.Expires.Sub(m.Created))
+	}
+	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "longer than 2d") {
 		t.Errorf("%q", r.Warnings)
 	}
 }
