@@ -96,15 +96,17 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			Name: stepUnlock,
 			Do: func(ctx context.Context, _ session.Saver) error {
 				defer l.secrets.WipeKeys() // the kernel has them now, or nobody
-				if err := errors.Join(d.openVolumes(ctx, l, a), <-a.claimed); err != nil {
-					return err
+				err := errors.Join(d.openVolumes(ctx, l, a), <-a.claimed)
+				if err == nil {
+					err = d.checkImage(ctx, l, a)
 				}
-				return d.checkImage(ctx, l, a)
+				a.inUse = err == nil
+				return err
 			},
 			Undo: func(ctx context.Context) error {
 				d.noteAltered(l)
 				l.closeMounts()
-				l.awaitHeaders(ctx)
+				_ = wait(ctx, &l.headers) // a file server that takes no header must not keep volumes open
 				flushed, err := unlock.Release(ctx, l.record.ID)
 				l.laps.set("flush", flushed)
 				d.releaseHeld(ctx, l)
@@ -134,7 +136,9 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 // lockNode closes the network and the doors, and ends what others run here.
 func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) error {
 	// A node whose doors only just began to open again must be as it was first.
-	d.opening.Wait()
+	if err := wait(ctx, &d.opening); err != nil {
+		return err
+	}
 	reached, err := d.doors.Reach(ctx)
 	if err != nil {
 		return err
@@ -232,9 +236,7 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 		}
 	}
 	d.hold(l, a, opened)
-	err := cmp.Or(failed...)
-	a.inUse = err == nil
-	return err
+	return cmp.Or(failed...)
 }
 
 // takeKeys gets the keys and makes the files of the results volumes meanwhile:
@@ -325,17 +327,18 @@ func (d *Daemon) writeHeader(ctx context.Context, l *live, v unlock.Volume) erro
 	return nil
 }
 
-// awaitHeaders ends with ctx: a file server that does not take a header will not
-// keep the volumes from being closed.
-func (l *live) awaitHeaders(ctx context.Context) {
+// wait waits for all of a group, or for the end of ctx.
+func wait(ctx context.Context, all *sync.WaitGroup) error {
 	done := make(chan struct{})
 	go func() {
-		l.headers.Wait()
+		all.Wait()
 		close(done)
 	}()
 	select {
 	case <-done:
+		return nil
 	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
