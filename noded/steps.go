@@ -1,7 +1,6 @@
 package noded
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -11,20 +10,16 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"cloister/mutant"
-	"cloister/noded/audit"
 	"cloister/noded/handoff"
-	"cloister/noded/helper"
 	"cloister/noded/jobview"
 	"cloister/noded/keyring"
 	"cloister/noded/lockdown"
 	"cloister/noded/session"
 	"cloister/noded/stepproof"
 	"cloister/noded/unlock"
-	"cloister/noded/userfile"
 	"cloister/sealed"
 
 	"go.uber.org/zap"
@@ -219,113 +214,6 @@ func (d *Daemon) openNode(ctx context.Context, l *live) error {
 
 // openLimit bounds how long units may take to start again.
 const openLimit = time.Minute
-
-// openVolumes opens all volumes, side by side: much of the time goes into
-// waiting for the file server.
-func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
-	n := len(a.manifest.Volumes)
-	opened, failed := make([]*unlock.Opened, n), make([]error, n)
-	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() { opened[i], failed[i] = d.openVolume(ctx, l, a, i) })
-	}
-	all.Wait()
-	for _, o := range opened {
-		if o != nil {
-			l.opened = append(l.opened, o)
-		}
-	}
-	d.hold(l, a, opened)
-	return cmp.Or(failed...)
-}
-
-// takeKeys gets the keys and makes the files of the results volumes meanwhile:
-// the one waits for the key server, the other for the file server.
-func (d *Daemon) takeKeys(ctx context.Context, l *live, a *admission) (err error) {
-	made := make(chan error, 1)
-	go func() { made <- d.makeFiles(ctx, a) }()
-	l.secrets, err = d.redeem(ctx, a)
-	return cmp.Or(err, <-made)
-}
-
-// makeFiles makes the files of the volumes that are made here, side by side.
-func (d *Daemon) makeFiles(ctx context.Context, a *admission) error {
-	failed := make([]error, len(a.manifest.Volumes))
-	var all sync.WaitGroup
-	for i, v := range a.manifest.Volumes {
-		if !v.Create {
-			continue
-		}
-		all.Go(func() {
-			f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.End())
-			if err != nil {
-				failed[i] = refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
-				return
-			}
-			a.volumes[i] = f
-		})
-	}
-	all.Wait()
-	return cmp.Or(failed...)
-}
-
-// removeFiles takes back what makeFiles made, unless volumes came of it: the
-// files are empty, and would be in the way of another try.
-func (d *Daemon) removeFiles(ctx context.Context, a *admission) {
-	if a == nil || a.inUse {
-		return
-	}
-	for i, v := range a.manifest.Volumes {
-		if !v.Create || a.volumes[i] == nil {
-			continue
-		}
-		if err := userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]); err != nil {
-			d.log.Warn("taking back a volume that was made", zap.Error(err))
-		}
-	}
-}
-
-func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (*unlock.Opened, error) {
-	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
-	volume := unlock.Volume{
-		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
-		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
-		Job: a.manifest.Job, Known: v.State, Holder: d.holder(l), Crypt: d.policy.Volumes.DMCrypt,
-	}
-	o, err := unlock.Open(ctx, l.record.ID, volume)
-	if said, ok := errors.AsType[*helper.Error](err); ok && errors.Is(err, unlock.ErrInUse) {
-		return nil, refusal(fmt.Sprintf("volume %s: %s", v.Path, said.Text), "wait until that has ended, seal the script again and submit it")
-	}
-	if err == nil && v.Create {
-		if err = d.writeHeader(ctx, l, volume); err != nil {
-			o.Mount.Close()
-		}
-	}
-	if err != nil {
-		if v.Mode == sealed.ReadOnly && errors.Is(err, syscall.EIO) {
-			d.noteIncident(audit.Tampered, l.of(""), err.Error())
-		}
-		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
-	}
-	return o, nil
-}
-
-// writeHeader begins to write the header of a volume that is made here. The job
-// does not wait for it, the release does. A job whose results have none goes on:
-// its owner's client needs none to extract them, and writes another one (cloister
-// volume check --repair).
-func (d *Daemon) writeHeader(ctx context.Context, l *live, v unlock.Volume) error {
-	done, err := unlock.WriteHeader(context.WithoutCancel(ctx), v)
-	if err != nil {
-		return err
-	}
-	l.headers.Go(func() {
-		if err := <-done; err != nil {
-			d.log.Error("a results volume has no LUKS2 header; its owner can extract it, and repair it", zap.Uint32("job", l.slurmJob), zap.Error(err))
-		}
-	})
-	return nil
-}
 
 // wait waits for all of a group, or for the end of ctx.
 func wait(ctx context.Context, all *sync.WaitGroup) error {
