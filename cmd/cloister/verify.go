@@ -111,7 +111,11 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 		}
 		switch {
 		case v.Create:
-			a.printf("  make and write the volume %s at %s, at most %s%s, %s\n", v.Path, v.Mount, size(v.Size), map[bool]string{true: " in each run"}[r.Runs != nil], altered)
+			each := ""
+			if r.Runs != nil {
+				each = " in each run"
+			}
+			a.printf("  make and write the volume %s at %s, at most %s%s, %s\n", v.Path, v.Mount, size(v.Size), each, altered)
 		case v.Mode == sealed.ReadWrite:
 			a.printf("  read and write the volume %s at %s, %s\n", v.Path, v.Mount, altered)
 		default:
