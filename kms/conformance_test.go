@@ -378,6 +378,40 @@ func TestTheStockClientReadsHealthSealStatusAndItself(t *testing.T) {
 	})
 }
 
+// The embedded server alone: a real one leaves this to its own policies.
+func TestTheStockClientOfAnOperatorListsLooksUpAndRevokesAnybodysTokens(t *testing.T) {
+	k := embedded(t)
+	token, err := (server.State{Dir: k.dir}).AddUser("olga", "operator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alices := mustWrap(t, k, newKey(t), time.Hour)
+	operator := k.stock(t, string(token.Reveal()))
+	list, err := operator.Logical().List("auth/token/accessors")
+	if err != nil || list == nil {
+		t.Fatalf("list: %+v, %v", list, err)
+	}
+	if keys, ok := list.Data["keys"].([]any); !ok || len(keys) != 1 || keys[0] != alices.Accessor {
+		t.Errorf("list: %+v", list.Data)
+	}
+	about, err := operator.Auth().Token().LookupAccessor(alices.Accessor)
+	if err != nil || about.Data["display_name"] != "alice" || about.Data["id"] != "" {
+		t.Errorf("lookup: %+v, %v", about, err)
+	}
+	_, err = k.stock(t, string(k.user.Reveal())).Logical().List("auth/token/accessors")
+	wantError(t, err, 403, "permission denied")
+	operator.SetWrappingLookupFunc(func(string, string) string { return "300s" })
+	_, err = operator.Logical().Write("sys/wrapping/wrap", map[string]any{"a": "b"})
+	wantError(t, err, 403, "permission denied")
+	if err := operator.Auth().Token().RevokeAccessor(alices.Accessor); err != nil {
+		t.Fatal(err)
+	}
+	_, err = k.client(t).Redeem(t.Context(), alices.Token)
+	if !errors.Is(err, kms.ErrUsed) {
+		t.Errorf("redeeming what the operator revoked: %v, want ErrUsed", err)
+	}
+}
+
 func wantError(t *testing.T, err error, status int, text string) {
 	t.Helper()
 	re, ok := errors.AsType[*api.ResponseError](err)

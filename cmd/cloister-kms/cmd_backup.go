@@ -14,7 +14,7 @@ func newBackup(p *place) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Write what a KMS cannot be made again without into a new file",
-		Long: `backup writes the CA, the users and their passwords into a new file, encrypted
+		Long: `backup writes the CA, the users, their passwords and roles into a new file, encrypted
 under the state key as they are stored. It can run beside the server. It leaves
 out tokens on purpose: with an old copy one that was redeemed would work again. So
 after a restore queued jobs are sealed anew, and users log in anew.

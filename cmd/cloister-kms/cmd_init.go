@@ -63,6 +63,12 @@ func explain(err error, hint string) error {
 		hint = "run cloister-kms user remove first, if the user needs a new token"
 	case errors.Is(err, server.ErrUnknownUser):
 		hint = "see cloister-kms user list"
+	case errors.Is(err, server.ErrUnknownRole):
+		hint = "see cloister-kms role list"
+	case errors.Is(err, server.ErrRoleExists):
+		hint = "name another, or change it with --replace; sealer, auditor and operator stay as they are"
+	case errors.Is(err, server.ErrRoleInUse):
+		hint = "give those users another first: cloister-kms user role NAME ROLE"
 	case errors.Is(err, server.ErrStateKey):
 		hint = "name the file with the key that init made: --state-key"
 	case errors.Is(err, server.ErrPassword):

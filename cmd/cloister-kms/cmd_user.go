@@ -7,22 +7,24 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"cloister/kms/server"
 )
 
 func newUser(p *place) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "user",
-		Short: "Add, remove and list the users who may wrap job keys",
+		Short: "Add, remove and list the users and what they may do",
 		Example: `  cloister-kms user add alice --no-token
   cloister-kms user passwd alice
   cloister-kms user list
   cloister-kms user remove alice`,
 		Args: noVerb,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("user needs a verb: add, passwd, remove or list")
+			return errors.New("user needs a verb: add, passwd, role, remove or list")
 		},
 	}
-	cmd.AddCommand(newUserAdd(p), newUserPasswd(p), newUserRemove(p), newUserList(p))
+	cmd.AddCommand(newUserAdd(p), newUserPasswd(p), newUserRole(p), newUserRemove(p), newUserList(p))
 	return cmd
 }
 
@@ -30,6 +32,7 @@ func newUserAdd(p *place) *cobra.Command {
 	var (
 		tokenFile string
 		noToken   bool
+		role      string
 	)
 	cmd := &cobra.Command{
 		Use:   "add NAME [--token-file FILE]",
@@ -40,9 +43,12 @@ saves it as ~/.config/cloister/kms-token. It works at once, also while the serve
 runs, and until the user is removed.
 
 With --no-token the user has to log in, with a password that user passwd sets, and
-what they log in with ends by itself.`,
+what they log in with ends by itself.
+
+--role says what the user may do; see cloister-kms role list.`,
 		Example: `  cloister-kms user add alice --no-token && cloister-kms user passwd alice
   cloister-kms user add bob --token-file bob.token
+  cloister-kms user add eve --role auditor --token-file eve.token
   cloister-kms user add carol | install -m 600 /dev/stdin carol.token`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,7 +58,7 @@ what they log in with ends by itself.`,
 			}
 			defer s.Key.Wipe()
 			if noToken {
-				token, err := s.AddUser(args[0])
+				token, err := s.AddUser(args[0], role)
 				if err != nil {
 					return explain(err, "choose another name")
 				}
@@ -70,7 +76,7 @@ what they log in with ends by itself.`,
 				defer f.Close()
 				out = f
 			}
-			token, err := s.AddUser(args[0])
+			token, err := s.AddUser(args[0], role)
 			if err != nil {
 				if tokenFile != "" {
 					os.Remove(tokenFile)
@@ -92,6 +98,7 @@ what they log in with ends by itself.`,
 	}
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the token to this new `file` instead of the terminal")
 	cmd.Flags().BoolVar(&noToken, "no-token", false, "give the user no token: they log in with a password")
+	cmd.Flags().StringVar(&role, "role", server.DefaultRole, "the user's `role`")
 	cmd.MarkFlagsMutuallyExclusive("token-file", "no-token")
 	return cmd
 }
@@ -135,7 +142,7 @@ func newUserList(p *place) *cobra.Command {
 				if u.Password {
 					how = "password"
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s\tsince %s\t%s\n", u.Name, u.Created.Format(time.DateOnly), how)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s\tsince %s\t%s\t%s\n", u.Name, u.Created.Format(time.DateOnly), how, u.Role)
 			}
 			return nil
 		},

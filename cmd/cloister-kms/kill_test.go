@@ -88,7 +88,7 @@ func newState(t *testing.T) (dir string, ca []byte, user secret.Bytes) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if user, err = s.AddUser("alice"); err != nil {
+	if user, err = s.AddUser("alice", server.DefaultRole); err != nil {
 		t.Fatal(err)
 	}
 	return p.dir, st.CAPEM, user
@@ -198,7 +198,7 @@ func TestServeTellsSystemdWhenItIsReadyAndStopsCleanlyOnSIGTERM(t *testing.T) {
 	if out, err := status(dir, p.address); err != nil || !strings.Contains(out, "answers at") {
 		t.Errorf("status while it runs: %v\n%s", err, out)
 	}
-	if _, err := stateIn(t, dir).AddUser("bob"); err != nil {
+	if _, err := stateIn(t, dir).AddUser("bob", server.DefaultRole); err != nil {
 		t.Errorf("adding a user while it runs: %v", err)
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {

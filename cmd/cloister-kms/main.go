@@ -69,7 +69,7 @@ and small sites; larger ones run OpenBao or HashiCorp Vault instead.`,
 	var p place
 	root.PersistentFlags().StringVar(&p.dir, "state", defaultState, "state `directory`")
 	root.PersistentFlags().StringVar(&p.key, "state-key", "", "the `file` with the key of the state (default: "+defaultKey+", or the state's name with .key)")
-	root.AddCommand(newInit(&p), newUser(&p), newServe(&p), newStatus(&p), newBackup(&p), newRestore(&p))
+	root.AddCommand(newInit(&p), newUser(&p), newRole(&p), newServe(&p), newStatus(&p), newBackup(&p), newRestore(&p))
 	return root
 }
 

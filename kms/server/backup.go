@@ -14,13 +14,13 @@ import (
 )
 
 // A backup is a tar archive of what a KMS cannot be made again without: its
-// CA, which site files pin, its users and their passwords, as they are stored,
-// so under the state key. It leaves the database out, and must: a token that
+// CA, which site files pin, its users, their passwords and roles, as they are
+// stored, so under the state key. It leaves the database out, and must: a token that
 // was redeemed after the backup would work again. So jobs in the queue have to
 // be sealed anew after a restore, and users log in anew.
 
 // backupName is what may be in a backup.
-var backupName = regexp.MustCompile(`^(config\.json|ca\.pem|ca-key\.pem|users/[0-9a-f]{64}\.json|passwords/[0-9a-f]{2,64}\.json)$`)
+var backupName = regexp.MustCompile(`^(config\.json|ca\.pem|ca-key\.pem|users/[0-9a-f]{64}\.json|(passwords|roles)/[0-9a-f]{2,76}\.json)$`)
 
 // maxBackup is how many files a backup may have.
 const maxBackup = 100_000
@@ -34,7 +34,7 @@ func (s State) Backup(w io.Writer) error {
 	t := tar.NewWriter(w)
 	// The configuration comes last: it marks a directory as complete.
 	names := []string{caKeyFile, caCertFile}
-	for _, dir := range []string{usersDir, passwordsDir} {
+	for _, dir := range []string{usersDir, passwordsDir, rolesDir} {
 		list, err := os.ReadDir(filepath.Join(s.Dir, dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fail(err)
@@ -99,6 +99,9 @@ func (s State) Restore(r io.Reader) error {
 	}
 	if err == nil {
 		_, err = s.Users()
+	}
+	if err == nil {
+		_, err = s.Roles()
 	}
 	if err == nil {
 		err = s.makeStore(key)

@@ -13,11 +13,12 @@ import (
 
 // Texts of Vault's error bodies that clients tell answers apart by
 // (vault/wrapping.go, vault/logical_system.go); tokenExpired, sent beside
-// tokenGone, and tooManyTokens are additions of ours.
+// tokenGone, tooManyTokens and tooFast are additions of ours.
 const (
 	tokenGone        = "wrapping token is not valid or does not exist"
 	tokenExpired     = "wrapping token has expired"
 	tooManyTokens    = "user has too many unused wrapping tokens"
+	tooFast          = "user has wrapped too many tokens in the last minute"
 	permissionDenied = "permission denied"
 )
 
@@ -29,10 +30,14 @@ func (s *Server) Handler() http.Handler {
 		m.HandleFunc(method+" /v1/sys/wrapping/lookup", s.lookup)
 		m.HandleFunc(method+" /v1/sys/wrapping/unwrap", s.unwrap)
 		m.HandleFunc(method+" /v1/auth/token/revoke-accessor", s.revokeAccessor)
+		m.HandleFunc(method+" /v1/auth/token/lookup-accessor", s.lookupAccessor)
 		m.HandleFunc(method+" /v1/auth/token/renew-self", s.renewSelf)
 		m.HandleFunc(method+" /v1/auth/token/revoke-self", s.revokeSelf)
 		m.HandleFunc(method+" /v1/auth/userpass/login/{name}", s.login)
 	}
+	// Vault's clients ask for a list by either.
+	m.HandleFunc("LIST /v1/auth/token/accessors", s.listAccessors)
+	m.HandleFunc("GET /v1/auth/token/accessors", s.listAccessors)
 	m.HandleFunc("GET /v1/auth/token/lookup-self", s.lookupSelf)
 	m.HandleFunc("GET /v1/sys/health", s.health)
 	m.HandleFunc("GET /v1/sys/seal-status", s.sealStatus)
@@ -130,7 +135,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, op, user, access
 		fail(w, http.StatusBadRequest, tokenGone)
 	case errors.Is(err, errExpired):
 		fail(w, http.StatusBadRequest, tokenGone, tokenExpired)
-	case errors.Is(err, errTooMany):
+	case errors.Is(err, errMayNot), errors.Is(err, ErrUnknownRole):
+		fail(w, http.StatusForbidden, permissionDenied)
+	case errors.Is(err, errTooMany), errors.Is(err, errTooFast):
 		fail(w, http.StatusTooManyRequests, err.Error())
 	case errors.Is(err, errRequest):
 		fail(w, http.StatusBadRequest, err.Error())
@@ -165,7 +172,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, op string)
 }
 
 func (s *Server) wrap(w http.ResponseWriter, r *http.Request) {
-	u, ok := s.authenticate(w, r, "wrap")
+	u, role, ok := s.authorize(w, r, "wrap", MayWrap)
 	if !ok {
 		return
 	}
@@ -186,12 +193,16 @@ func (s *Server) wrap(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer clear(data)
-	var warnings []string
-	if ttl > s.cfg.MaxTTL {
-		ttl = s.cfg.MaxTTL.Truncate(time.Second)
-		warnings = []string{"the wrapping token's TTL was lowered to this server's maximum of " + s.cfg.MaxTTL.String()}
+	if !s.wraps.take(role.Rate, u.Name, s.cfg.now()) {
+		s.refuse(w, r, "wrap", u.Name, "", errTooFast)
+		return
 	}
-	token, rec, err := s.store.wrap(u.Name, data, s.cfg.now(), ttl, s.cfg.MaxTokens)
+	var warnings []string
+	if longest := lower(s.cfg.MaxTTL, role.MaxTTL); ttl > longest {
+		ttl = longest.Truncate(time.Second)
+		warnings = []string{"the wrapping token's TTL was lowered to this server's maximum of " + longest.String()}
+	}
+	token, rec, err := s.store.wrap(u.Name, data, s.cfg.now(), ttl, lower(s.cfg.MaxTokens, role.MaxTokens))
 	if err != nil {
 		s.refuse(w, r, "wrap", u.Name, "", err)
 		return
@@ -273,7 +284,12 @@ func (s *Server) revokeAccessor(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, "revoke", u.Name, "", err)
 		return
 	}
-	if err := s.store.revoke(u.Name, accessor); errors.Is(err, errGone) {
+	role, err := s.users.role(u.role())
+	if err != nil {
+		s.refuse(w, r, "revoke", u.Name, "", err)
+		return
+	}
+	if err := s.store.revoke(u.Name, accessor, role.may(MayRevoke)); errors.Is(err, errGone) {
 		fail(w, http.StatusBadRequest, "invalid accessor")
 		s.audit(r, "revoke", u.Name, "", "invalid accessor")
 		return

@@ -31,12 +31,11 @@ type auth struct {
 	NumUses       int               `json:"num_uses"`
 }
 
-func (l login) auth(token string, now time.Time) *auth {
-	return &auth{ClientToken: token, Accessor: l.Accessor, Policies: userPolicies, TokenPolicies: userPolicies,
+// auth names the user's role as the policy, which is what Vault calls it.
+func (l login) auth(token, role string, now time.Time) *auth {
+	return &auth{ClientToken: token, Accessor: l.Accessor, Policies: []string{role}, TokenPolicies: []string{role},
 		Metadata: map[string]string{"username": l.User}, LeaseDuration: l.Expires - now.Unix(), Renewable: true, TokenType: "service", Orphan: true}
 }
-
-var userPolicies = []string{"wrap"}
 
 // login exchanges a password for a token. Who may try is decided before the
 // hash, which is made to be slow.
@@ -81,13 +80,18 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		s.audit(r, "login", name, "", badLogin)
 		return
 	}
+	u, err := s.users.named(name)
+	if err != nil {
+		s.refuse(w, r, "login", name, "", err)
+		return
+	}
 	token, l, err := s.store.logIn(name, p, now, s.cfg.LoginTTL)
 	if err != nil {
 		s.refuse(w, r, "login", name, "", err)
 		return
 	}
 	s.audit(r, "login", name, l.Accessor, "ok")
-	reply(w, answer{Auth: l.auth(token, now)})
+	reply(w, answer{Auth: l.auth(token, u.role(), now)})
 }
 
 // bearer is whose token a request came with.
@@ -117,7 +121,10 @@ func (s *Server) find(token string) (bearer, error) {
 	if p.ID != l.Password {
 		return bearer{}, errNoUser
 	}
-	b.user, b.login = user{l.User, time.Unix(l.Created, 0)}, &l
+	if b.user, err = s.users.named(l.User); err != nil {
+		return bearer{}, err
+	}
+	b.Created, b.login = time.Unix(l.Created, 0), &l
 	return b, nil
 }
 
@@ -128,7 +135,7 @@ func (s *Server) lookupSelf(w http.ResponseWriter, r *http.Request) {
 	}
 	// `bao login` wants the token back as "id".
 	about := map[string]any{
-		"id": u.token, "display_name": "token-" + u.Name, "policies": userPolicies, "path": "auth/token/create",
+		"id": u.token, "display_name": "token-" + u.Name, "policies": []string{u.role()}, "path": "auth/token/create",
 		"accessor": "", "creation_time": u.Created.Unix(), "creation_ttl": 0, "ttl": 0, "num_uses": 0, "orphan": true,
 		"renewable": false, "type": "service", "expire_time": nil, "entity_id": "", "explicit_max_ttl": 0, "meta": nil,
 	}
@@ -163,7 +170,7 @@ func (s *Server) renewSelf(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.audit(r, "renew-self", u.Name, l.Accessor, "ok")
-	reply(w, answer{Auth: l.auth(u.token, now)})
+	reply(w, answer{Auth: l.auth(u.token, u.role(), now)})
 }
 
 // revokeSelf ends the token that it is asked with, of either kind.

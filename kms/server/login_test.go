@@ -272,7 +272,7 @@ func TestOneCannotReadFromTheStateWhoTheUsersAre(t *testing.T) {
 	if _, err := plain.Init([]string{"head"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := plain.AddUser("marguerite"); err != nil {
+	if _, err := plain.AddUser("marguerite", DefaultRole); err != nil {
 		t.Fatal(err)
 	}
 	if found := search(plain.Dir); len(found) < 2 {
@@ -291,7 +291,7 @@ func TestAStateOpensWithItsKeyAlone(t *testing.T) {
 			s.Close()
 			t.Errorf("opened with %s", name)
 		}
-		if _, err := (State{k.dir, key}).AddUser("bob"); err == nil {
+		if _, err := (State{k.dir, key}).AddUser("bob", DefaultRole); err == nil {
 			t.Errorf("added a user with %s", name)
 		}
 	}

@@ -100,6 +100,7 @@ type Server struct {
 
 	refused              *buckets // by address
 	loginsOf, loginsFrom *buckets // by user, by address
+	wraps                rates
 	hashing              chan struct{}
 }
 

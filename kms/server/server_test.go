@@ -63,7 +63,7 @@ func (k *kmsUnderTest) state() State { return State{k.dir, k.key} }
 
 func (k *kmsUnderTest) addUser(name string) string {
 	k.t.Helper()
-	tok, err := k.state().AddUser(name)
+	tok, err := k.state().AddUser(name, DefaultRole)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -342,11 +342,11 @@ func TestASecondServerOnTheSameStateIsRefused(t *testing.T) {
 func TestUserNamesThatArePathsOrTakenAreRefused(t *testing.T) {
 	k := newKMS(t, Config{})
 	for _, name := range []string{"", "../x", "A", "a b", strings.Repeat("a", 33), "1a"} {
-		if _, err := k.state().AddUser(name); err == nil {
+		if _, err := k.state().AddUser(name, DefaultRole); err == nil {
 			t.Errorf("added %q", name)
 		}
 	}
-	if _, err := k.state().AddUser("alice"); !errors.Is(err, ErrUserExists) {
+	if _, err := k.state().AddUser("alice", DefaultRole); !errors.Is(err, ErrUserExists) {
 		t.Errorf("adding alice twice: %v", err)
 	}
 }
@@ -358,7 +358,7 @@ func TestAddingAUserDoesNotFollowALinkOutOfTheState(t *testing.T) {
 	if err := errors.Join(os.RemoveAll(users), os.Symlink(outside, users)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.state().AddUser("bob"); err == nil {
+	if _, err := k.state().AddUser("bob", DefaultRole); err == nil {
 		t.Error("wrote through a link")
 	}
 	if e, err := os.ReadDir(outside); err != nil || len(e) != 0 {

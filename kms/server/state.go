@@ -45,8 +45,10 @@ func Init(dir string, addresses []string) (caPEM []byte, err error) {
 	return State{Dir: dir}.Init(addresses)
 }
 
-// AddUser is State.AddUser without a key.
-func AddUser(dir, name string) (secret.Bytes, error) { return State{Dir: dir}.AddUser(name) }
+// AddUser is State.AddUser without a key, of the default role.
+func AddUser(dir, name string) (secret.Bytes, error) {
+	return State{Dir: dir}.AddUser(name, DefaultRole)
+}
 
 // Encrypted reports whether the state in dir needs a key.
 func Encrypted(dir string) (bool, error) {
@@ -152,7 +154,7 @@ func (s State) makeDirs() error {
 			return ErrInitialised
 		}
 	}
-	for _, d := range []string{usersDir, passwordsDir} {
+	for _, d := range []string{usersDir, passwordsDir, rolesDir} {
 		if err := os.MkdirAll(filepath.Join(s.Dir, d), 0o700); err != nil {
 			return err
 		}

@@ -45,6 +45,7 @@ var (
 	errGone    = errors.New(tokenGone)
 	errExpired = errors.New(tokenExpired)
 	errTooMany = errors.New(tooManyTokens)
+	errTooFast = errors.New(tooFast)
 )
 
 // record is what is kept of a wrapping token. Times are Unix seconds.
@@ -183,8 +184,9 @@ func (s *store) redeem(token string, now time.Time) (record, []byte, error) {
 	return rec, data, nil
 }
 
-// revoke deletes a user's own unused token.
-func (s *store) revoke(user, accessor string) error {
+// revoke deletes an unused token: the user's own or, for somebody who may,
+// anybody's.
+func (s *store) revoke(user, accessor string, anybodys bool) error {
 	var refused error
 	err := s.db.Batch(func(tx *bolt.Tx) error {
 		refused = nil
@@ -198,7 +200,7 @@ func (s *store) revoke(user, accessor string) error {
 		if err != nil {
 			return err
 		}
-		if rec.User != user {
+		if rec.User != user && !anybodys {
 			refused = errGone
 			return nil
 		}
@@ -269,19 +271,39 @@ func (s *store) due(now time.Time) ([]tokenHash, error) {
 // outstanding counts the unused, unexpired tokens of each user.
 func (s *store) outstanding(now time.Time) (map[string]int, error) {
 	out := make(map[string]int)
-	err := s.db.View(func(tx *bolt.Tx) error {
+	return out, s.each(now, func(rec record) { out[rec.User]++ })
+}
+
+// accessors lists those of the unused, unexpired tokens.
+func (s *store) accessors(now time.Time) ([]string, error) {
+	out := []string{} // an empty list, not null
+	err := s.each(now, func(rec record) { out = append(out, rec.Accessor) })
+	return out, err
+}
+
+func (s *store) each(now time.Time, do func(record)) error {
+	return s.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketTokens).ForEach(func(k, v []byte) error {
 			rec, err := s.decode(k, v)
-			if err != nil {
-				return err
+			if err == nil && now.Before(rec.expires()) {
+				do(rec)
 			}
-			if now.Before(rec.expires()) {
-				out[rec.User]++
-			}
-			return nil
+			return err
 		})
 	})
-	return out, err
+}
+
+// byAccessor finds an unexpired token's record.
+func (s *store) byAccessor(accessor string, now time.Time) (rec record, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketAccessors).Get(s.key.name(accessor))
+		if len(v) != len(tokenHash{}) {
+			return errGone
+		}
+		rec, err = s.get(tx, tokenHash(v), now)
+		return err
+	})
+	return rec, err
 }
 
 func (s *store) read(tx *bolt.Tx, h tokenHash) (rec record, err error) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -27,7 +28,10 @@ type userDir struct {
 type user struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
+	Role    string    `json:"role,omitempty"` // empty means DefaultRole
 }
+
+func (u user) role() string { return cmp.Or(u.Role, DefaultRole) }
 
 var (
 	errNoUser = errors.New("no such user")
@@ -131,6 +135,18 @@ func (d userDir) fileOf(name string) (string, error) {
 	return "", ErrUnknownUser
 }
 
+// named is the user of that name.
+func (d userDir) named(name string) (user, error) {
+	file, err := d.fileOf(name)
+	if errors.Is(err, ErrUnknownUser) {
+		return user{}, errNoUser
+	}
+	if err != nil {
+		return user{}, err
+	}
+	return d.readUser(file)
+}
+
 // retire takes a user's own token away and leaves the user.
 func (d userDir) retire(h tokenHash, u user) error {
 	b, err := json.Marshal(u)
@@ -148,6 +164,7 @@ type User struct {
 	Name     string
 	Created  time.Time
 	Password bool // whether they can log in
+	Role     string
 }
 
 // Users lists them by name.
@@ -171,15 +188,15 @@ func (s State) Users() ([]User, error) {
 		if err != nil && !errors.Is(err, errNoUser) {
 			return fail(err)
 		}
-		all = append(all, User{u.Name, u.Created, err == nil})
+		all = append(all, User{u.Name, u.Created, err == nil, u.role()})
 	}
 	slices.SortFunc(all, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
 }
 
-// AddUser makes a user and returns the token by which the server will know
-// them; it is nowhere else. A running server knows the user at once.
-func (s State) AddUser(name string) (secret.Bytes, error) {
+// AddUser makes a user of a role and returns the token by which the server will
+// know them; it is nowhere else. A running server knows the user at once.
+func (s State) AddUser(name, role string) (secret.Bytes, error) {
 	fail := func(err error) (secret.Bytes, error) {
 		return secret.Bytes{}, fmt.Errorf("adding KMS user %s: %w", name, err)
 	}
@@ -195,8 +212,11 @@ func (s State) AddUser(name string) (secret.Bytes, error) {
 	} else if known {
 		return fail(ErrUserExists)
 	}
+	if _, err := d.role(role); err != nil {
+		return fail(err)
+	}
 	token := newToken(userTokenPrefix)
-	b, err := json.Marshal(user{Name: name, Created: time.Now().UTC().Truncate(time.Second)})
+	b, err := json.Marshal(user{Name: name, Created: time.Now().UTC().Truncate(time.Second), Role: role})
 	if err != nil {
 		return fail(err)
 	}
