@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -58,6 +59,10 @@ func tooLate(err error) error {
 
 const callbackPath = "/oidc/callback"
 
+// maxForm is far above what a provider's form has: a state, a code, and an ID
+// token of some KiB.
+const maxForm = 64 << 10
+
 // callback serves the one request that brings this login's code, and ends.
 // Anything may knock at a port of this machine: what has another state, or
 // none, changes nothing.
@@ -68,14 +73,15 @@ func callback(ctx context.Context, l net.Listener, flow *kms.Flow) (kms.Login, e
 	}
 	done := make(chan result, 1)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+callbackPath, func(w http.ResponseWriter, r *http.Request) {
-		q := r.URL.Query()
+	answer := func(w http.ResponseWriter, q url.Values) {
 		if !flow.Came(q.Get("state")) {
 			http.Error(w, "This is not the login that cloister waits for.", http.StatusBadRequest)
 			return
 		}
 		var got result
-		if q.Get("code") == "" {
+		if q.Get("code") == "" && q.Get("id_token") != "" {
+			got.err = advice.Refuse("have the administrator choose response type code, or use bao login", "the provider sent an ID token instead of a code")
+		} else if q.Get("code") == "" {
 			got.err = advice.Refuse("log in again; the page may have said why", "the provider did not let you in")
 		} else {
 			got.login, got.err = flow.Finish(ctx, q.Get("state"), q.Get("code"))
@@ -91,6 +97,16 @@ func callback(ctx context.Context, l net.Listener, flow *kms.Flow) (kms.Login, e
 		default: // a second request for the same login
 			got.login.Token.Wipe()
 		}
+	}
+	mux.HandleFunc("GET "+callbackPath, func(w http.ResponseWriter, r *http.Request) { answer(w, r.URL.Query()) })
+	// A method with response mode form_post has the browser post a form.
+	mux.HandleFunc("POST "+callbackPath, func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if err := r.ParseForm(); err != nil {
+			http.Error(w, "This is not the form that cloister waits for.", http.StatusBadRequest)
+			return
+		}
+		answer(w, r.PostForm)
 	})
 	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
 	failed := make(chan error, 1)

@@ -20,11 +20,86 @@ import (
 	"filippo.io/age"
 )
 
-// TestABrowserLogsInThroughThePortOfThisMachine plays the browser; the KMS
-// behind it answers as Vault's jwt method does, and counts what reaches it.
 func TestABrowserLogsInThroughThePortOfThisMachine(t *testing.T) {
+	b := startBrowserLogin(t, http.MethodGet)
+	if code := b.send("state=st_1&code=good"); code != 200 {
+		t.Errorf("the login: %d", code)
+	}
+	b.wantLogin()
+}
+
+// A provider answers so when the KMS asks it to, by response_mode=form_post.
+func TestABrowserLogsInByAFormThatItPosts(t *testing.T) {
+	b := startBrowserLogin(t, http.MethodPost)
+	if code := b.send("code=good&state=st_1&pad=" + strings.Repeat("x", maxForm)); code != 400 || b.asked.Load() != 0 {
+		t.Errorf("a form that is too large: %d", code)
+	}
+	if code := b.send("state=st_1&code=good"); code != 200 {
+		t.Errorf("the login: %d", code)
+	}
+	b.wantLogin()
+}
+
+func TestAProviderThatSendsNoCodeEndsTheLoginWithAReason(t *testing.T) {
+	for form, words := range map[string]string{
+		"state=st_1&id_token=e30.e30.e30": "an ID token instead of a code",
+		"state=st_1&error=access_denied":  "the provider did not let you in",
+	} {
+		b := startBrowserLogin(t, http.MethodPost)
+		b.send(form)
+		if code := <-b.done; code == 0 || b.asked.Load() != 0 {
+			t.Errorf("%s: exit status %d, and the KMS was asked %d times", form, code, b.asked.Load())
+		}
+		if said := <-b.said; !strings.Contains(said, words) {
+			t.Errorf("%s: cloister says %q", form, said)
+		}
+	}
+}
+
+// A browserLogin is a cloister login that waits for a browser. The KMS behind
+// it answers as Vault's jwt method does, and counts what reaches it.
+type browserLogin struct {
+	t            *testing.T
+	method, port string
+	home         string
+	asked        atomic.Int32
+	out          bytes.Buffer
+	done         chan int
+	said         chan string // on standard error after the page
+}
+
+// send plays the browser.
+func (b *browserLogin) send(query string) int {
+	b.t.Helper()
+	to := "http://127.0.0.1:" + b.port + callbackPath
+	var resp *http.Response
+	var err error
+	if b.method == http.MethodPost {
+		resp, err = http.Post(to, "application/x-www-form-urlencoded", strings.NewReader(query))
+	} else {
+		resp, err = http.Get(to + "?" + query)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func (b *browserLogin) wantLogin() {
+	b.t.Helper()
+	if code := <-b.done; code != 0 || !strings.Contains(b.out.String(), "lab: logged in as oidc-alice until") {
+		b.t.Errorf("exit status %d, %s", code, b.out.String())
+	}
+	if token, err := os.ReadFile(filepath.Join(b.home, "kms-tokens", "lab")); err != nil || string(token) != "hvs.oidc" {
+		b.t.Errorf("token kept: %v", err)
+	}
+}
+
+func startBrowserLogin(t *testing.T, method string) *browserLogin {
+	t.Helper()
+	b := &browserLogin{t: t, method: method, port: freePort(t), home: t.TempDir(), done: make(chan int, 1), said: make(chan string, 1)}
 	var nonce string
-	var asked atomic.Int32
 	kms := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/v1/auth/sso/oidc/auth_url":
@@ -34,7 +109,7 @@ func TestABrowserLogsInThroughThePortOfThisMachine(t *testing.T) {
 			page := "https://idp.example.org/auth?" + url.Values{"state": {"st_1"}, "redirect_uri": {in["redirect_uri"]}}.Encode()
 			json.NewEncoder(w).Encode(map[string]any{"data": map[string]string{"auth_url": page}})
 		case "/v1/auth/sso/oidc/callback":
-			asked.Add(1)
+			b.asked.Add(1)
 			q := r.URL.Query()
 			if q.Get("state") != "st_1" || q.Get("client_nonce") != nonce || q.Get("code") != "good" {
 				w.WriteHeader(400)
@@ -48,14 +123,13 @@ func TestABrowserLogsInThroughThePortOfThisMachine(t *testing.T) {
 			w.WriteHeader(404)
 		}
 	}))
-	defer kms.Close()
+	t.Cleanup(kms.Close)
 	id, err := age.GenerateHybridIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	home := t.TempDir()
-	t.Setenv("CLOISTER_HOME", home)
-	file := filepath.Join(home, "site.toml")
+	t.Setenv("CLOISTER_HOME", b.home)
+	file := filepath.Join(b.home, "site.toml")
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: kms.Certificate().Raw})
 	text := fmt.Sprintf("format = 1\ncluster = \"lab\"\n[kms]\naddress = %q\nca = \"\"\"\n%s\"\"\"\n[class.dedicated]\nrecipients = [%q]\n", kms.URL, ca, id.Recipient())
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -64,44 +138,31 @@ func TestABrowserLogsInThroughThePortOfThisMachine(t *testing.T) {
 	if code := run([]string{"site", "add", file}, nil, io.Discard, io.Discard); code != 0 {
 		t.Fatalf("site add: %d", code)
 	}
-	port := freePort(t)
 	in, said := io.Pipe()
-	var out bytes.Buffer
-	done := make(chan int, 1)
 	go func() {
-		done <- run([]string{"login", "--method", "oidc", "--path", "sso", "--port", port}, strings.NewReader(""), &out, said)
+		b.done <- run([]string{"login", "--method", "oidc", "--path", "sso", "--port", b.port}, strings.NewReader(""), &b.out, said)
 		said.Close()
 	}()
 	lines := bufio.NewScanner(in)
 	for lines.Scan() && !strings.Contains(lines.Text(), "ssh -L") {
-		if page, ok := strings.CutPrefix(lines.Text(), "  https://"); ok && !strings.Contains(page, url.QueryEscape("http://localhost:"+port+"/oidc/callback")) {
+		if page, ok := strings.CutPrefix(lines.Text(), "  https://"); ok && !strings.Contains(page, url.QueryEscape("http://localhost:"+b.port+"/oidc/callback")) {
 			t.Errorf("page %s", page)
 		}
 	}
-	go io.Copy(io.Discard, in)
-	get := func(query string) int {
-		resp, err := http.Get("http://127.0.0.1:" + port + "/oidc/callback?" + query)
-		if err != nil {
-			t.Fatal(err)
+	go func() {
+		var rest strings.Builder
+		for lines.Scan() {
+			rest.WriteString(lines.Text() + "\n")
 		}
-		resp.Body.Close()
-		return resp.StatusCode
-	}
+		b.said <- rest.String()
+	}()
 	// What any page in the browser can send.
 	for _, q := range []string{"", "state=&code=good", "state=st_2&code=good"} {
-		if code := get(q); code != 400 || asked.Load() != 0 {
-			t.Errorf("%s: %d, and the KMS was asked %d times", q, code, asked.Load())
+		if code := b.send(q); code != 400 || b.asked.Load() != 0 {
+			t.Errorf("%s: %d, and the KMS was asked %d times", q, code, b.asked.Load())
 		}
 	}
-	if code := get("state=st_1&code=good"); code != 200 {
-		t.Errorf("the login: %d", code)
-	}
-	if code := <-done; code != 0 || !strings.Contains(out.String(), "lab: logged in as oidc-alice until") {
-		t.Errorf("exit status %d, %s", code, out.String())
-	}
-	if b, err := os.ReadFile(filepath.Join(home, "kms-tokens", "lab")); err != nil || string(b) != "hvs.oidc" {
-		t.Errorf("token kept: %v", err)
-	}
+	return b
 }
 
 func freePort(t *testing.T) string {
