@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cloister/span"
 )
 
 // least is the shortest policy that parses; tests change one line of it.
@@ -209,7 +211,7 @@ func TestSizesAndDurationsComeBackAsWritten(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]time.Duration{"7d": 7 * 24 * time.Hour, "90m": 90 * time.Minute, "1s": time.Second} {
-		d, err := ParseDuration(text)
+		d, err := span.Parse(text)
 		if err != nil || time.Duration(d) != want || d.String() != text {
 			t.Errorf("%s: %s %v", text, d, err)
 		}

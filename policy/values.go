@@ -5,7 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"time"
+
+	"cloister/span"
 )
 
 // A Size is a number of bytes, written as a whole number and one of K, M, G,
@@ -25,7 +26,7 @@ func ParseSize(s string) (Size, error) {
 		if !ok {
 			continue
 		}
-		n, err := number(digits, math.MaxInt64/uint64(u.bytes))
+		n, err := span.Whole(digits, math.MaxInt64/uint64(u.bytes))
 		if err != nil {
 			return 0, fmt.Errorf("size %q: %w", s, err)
 		}
@@ -52,53 +53,7 @@ func (z Size) String() string {
 }
 
 // A Duration is written as a whole number and one of s, m, h, d.
-type Duration time.Duration
-
-var spans = []struct {
-	letter string
-	span   time.Duration
-}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}}
-
-// ParseDuration reads a policy's duration.
-func ParseDuration(s string) (Duration, error) {
-	for _, u := range spans {
-		digits, ok := strings.CutSuffix(s, u.letter)
-		if !ok {
-			continue
-		}
-		n, err := number(digits, math.MaxInt64/uint64(u.span))
-		if err != nil {
-			return 0, fmt.Errorf("duration %q: %w", s, err)
-		}
-		return Duration(time.Duration(n) * u.span), nil
-	}
-	return 0, fmt.Errorf("duration %q: not a whole number with s, m, h or d after it", s)
-}
-
-// UnmarshalText is ParseDuration.
-func (d *Duration) UnmarshalText(b []byte) (err error) {
-	*d, err = ParseDuration(string(b))
-	return err
-}
-
-// String is the number with the largest unit that divides it.
-func (d Duration) String() string {
-	for _, u := range spans {
-		if d > 0 && time.Duration(d)%u.span == 0 {
-			return strconv.FormatInt(int64(time.Duration(d)/u.span), 10) + u.letter
-		}
-	}
-	return time.Duration(d).String()
-}
-
-// CheckMaxExpiry refuses what is no sensible longest time between sealing and
-// expiry: nodes remember job ids, and keys wait, for a year at most.
-func (d Duration) CheckMaxExpiry() error {
-	if d < Duration(time.Minute) || d > Duration(366*24*time.Hour) {
-		return fmt.Errorf("max_expiry %s: not between 1m and 366d", d)
-	}
-	return nil
-}
+type Duration = span.Duration
 
 // A PortRange is inclusive, written "60001-60010".
 type PortRange struct{ First, Last uint16 }
@@ -109,11 +64,11 @@ func (r *PortRange) UnmarshalText(b []byte) error {
 	if !ok {
 		return fmt.Errorf("port range %q: not of the form 60001-60010", b)
 	}
-	lo, err := number(first, math.MaxUint16)
+	lo, err := span.Whole(first, math.MaxUint16)
 	if err != nil {
 		return fmt.Errorf("port range %q: %w", b, err)
 	}
-	hi, err := number(last, math.MaxUint16)
+	hi, err := span.Whole(last, math.MaxUint16)
 	if err != nil {
 		return fmt.Errorf("port range %q: %w", b, err)
 	}
@@ -125,15 +80,3 @@ func (r *PortRange) UnmarshalText(b []byte) error {
 }
 
 func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
-
-// number reads a whole number from 1 to max: digits only, no leading zero.
-func number(s string, max uint64) (uint64, error) {
-	if s == "" || s[0] == '0' || strings.Trim(s, "0123456789") != "" {
-		return 0, fmt.Errorf("%q is not a whole number above 0", s)
-	}
-	n, err := strconv.ParseUint(s, 10, 64)
-	if err != nil || n > max {
-		return 0, fmt.Errorf("%q is above %d", s, max)
-	}
-	return n, nil
-}

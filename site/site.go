@@ -28,7 +28,7 @@ import (
 
 	"cloister/image"
 	"cloister/kms"
-	"cloister/policy"
+	"cloister/span"
 )
 
 const (
@@ -75,7 +75,7 @@ type Class struct {
 	Recipients []string
 	// MaxExpiry is the shortest max_expiry of the nodes' policies, nil if the
 	// file does not say: jobs are sealed for no longer.
-	MaxExpiry *policy.Duration `toml:"max_expiry"`
+	MaxExpiry *span.Duration `toml:"max_expiry"`
 }
 
 // clusterName is a DNS label, which Slurm's ClusterName fits in; it is also

@@ -19,7 +19,7 @@ import (
 
 	"filippo.io/age"
 
-	"cloister/policy"
+	"cloister/span"
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
@@ -53,7 +53,7 @@ func valid(t testing.TB) *File {
 	_, r1 := newRecipient(t)
 	_, r2 := newRecipient(t)
 	_, r3 := newRecipient(t)
-	fortnight := policy.Duration(14 * 24 * time.Hour)
+	fortnight := span.Duration(14 * 24 * time.Hour)
 	return &File{
 		Format: 1, Cluster: "lab", KMS: KMS{Address: "https://head:8200", CA: newCA(t)},
 		Class: map[string]Class{Dedicated: {Recipients: []string{r1, r2}, MaxExpiry: &fortnight}, OnDemand: {Recipients: []string{r3}}},

@@ -16,10 +16,10 @@ import (
 
 	"cloister/client/keystore"
 	"cloister/kms"
-	"cloister/policy"
 	"cloister/sealed"
 	"cloister/secret"
 	"cloister/site"
+	"cloister/span"
 
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
@@ -248,7 +248,7 @@ func TestAJobDoesNotOutliveItsTokens(t *testing.T) {
 func TestAJobLivesNoLongerThanTheNodesAllow(t *testing.T) {
 	k := &fakeKMS{}
 	o, id := options(t, k, create)
-	most := policy.Duration(48 * time.Hour)
+	most := span.Duration(48 * time.Hour)
 	for name, c := range o.Site.Class {
 		c.MaxExpiry = &most
 		o.Site.Class[name] = c
