@@ -3,17 +3,13 @@ package canary
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"cloister/client/keystore"
 	"cloister/tests/canary/search"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
@@ -47,10 +43,6 @@ type words struct {
 type jobs struct {
 	words   words
 	needles []search.Needle // named "kind: what"
-}
-
-func (j *jobs) add(kind, what string, value []byte) {
-	j.needles = append(j.needles, search.Needle{Name: kind + ": " + what, Value: value})
 }
 
 // word is random and of lower-case letters, so that tr can make another of it. 26 letters of 5 bits (rand.Text).
@@ -113,7 +105,7 @@ func runJobs(ctx context.Context, s *deploy.Site, dir string, say func(string, .
 	w := &j.words
 	w.result = next(w.data)
 	for what, value := range map[string]string{"data": w.data, "file name": w.file, "script": w.script, "environment": w.env, "step": w.step, "secret file": w.secret, "result": w.result} {
-		j.add(kindWords, what, []byte(value))
+		j.needles = append(j.needles, needle(kindWords, what, []byte(value)))
 	}
 	// Lines of different length put the word at every place of a block and at every phase of base64.
 	var text strings.Builder
@@ -126,9 +118,9 @@ func runJobs(ctx context.Context, s *deploy.Site, dir string, say func(string, .
 	if err := s.Write(who, "key.pem", w.secret+"\n"); err != nil {
 		return nil, err
 	}
-	sealer := filepath.Join(dir, "sealer")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", sealer, "cloister/tests/canary/sealer").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the sealer: %w: %s", err, out)
+	sealer, err := NewSealer(ctx, s, dir)
+	if err != nil {
+		return nil, err
 	}
 	ids := make(map[string]uint32)
 	for _, node := range secureNodes {
@@ -136,21 +128,22 @@ func runJobs(ctx context.Context, s *deploy.Site, dir string, say func(string, .
 		if err := s.Write(who, name+".sh", w.job(node)); err != nil {
 			return nil, err
 		}
-		if err := j.seal(ctx, s, sealer, node, name); err != nil {
+		told, err := sealer.Seal(ctx, name)
+		if err != nil {
 			return nil, err
 		}
-		if err := s.Upload(ctx, who, name+".sealed"); err != nil {
-			return nil, err
-		}
+		j.needles = append(j.needles, told...)
 		id, err := s.Submit(ctx, who, "--secure "+name+".sealed")
 		if err != nil {
 			return nil, err
 		}
 		ids[node] = id
 	}
-	if err := j.addVolumeKeys(filepath.Dir(s.SigningKey(who))); err != nil {
+	keys, err := VolumeKeys(s, "in.luks", results(cluster.S1), results(cluster.S2))
+	if err != nil {
 		return nil, err
 	}
+	j.needles = append(j.needles, keys...)
 	say("%d jobs submitted, %d secrets to look for", len(ids), len(j.needles))
 	for node, id := range ids {
 		end, err := s.Wait(ctx, who, id, limit)
@@ -168,56 +161,6 @@ func runJobs(ctx context.Context, s *deploy.Site, dir string, say func(string, .
 		}
 	}
 	return j, nil
-}
-
-// seal runs the sealer on the laptop and takes over what it tells.
-func (j *jobs) seal(ctx context.Context, s *deploy.Site, sealer, node, name string) error {
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", s.Netns(), sealer, name+".sh", name+".sealed")
-	cmd.Dir = s.LaptopDir(who)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + cmd.Dir, "CLOISTER_HOME=" + filepath.Dir(s.SigningKey(who))}
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("seal the job for %s: %w", node, err)
-	}
-	var told struct {
-		JobKey []byte   `json:"job_key"`
-		Tokens []string `json:"tokens"`
-	}
-	if err := json.Unmarshal(out, &told); err != nil {
-		return fmt.Errorf("seal the job for %s: %w", node, err)
-	}
-	if len(told.JobKey) == 0 || len(told.Tokens) < 2 {
-		return fmt.Errorf("seal the job for %s: the sealer told no job key and two tokens", node)
-	}
-	j.add(kindJobKey, node, told.JobKey)
-	for i, t := range told.Tokens {
-		j.add(kindTokens, fmt.Sprintf("%s/%d", node, i), []byte(t))
-	}
-	return nil
-}
-
-// addVolumeKeys takes each 32 bytes of a volume key by themselves: XTS and HMAC key their parts apart, so a copy
-// of one is a leak too.
-func (j *jobs) addVolumeKeys(home string) error {
-	store := keystore.In(home)
-	for _, name := range []string{"in.luks", results(cluster.S1), results(cluster.S2)} {
-		volumes, err := store.Named(name)
-		if err != nil {
-			return err
-		}
-		if len(volumes) != 1 {
-			return fmt.Errorf("%d volumes are named %s", len(volumes), name)
-		}
-		k := volumes[0].Keys
-		part := 0
-		for piece := range slices.Chunk(k.VolumeKey.Reveal(), 32) {
-			part++
-			j.add(kindKeys, fmt.Sprintf("%s part %d", name, part), piece)
-		}
-		j.add(kindKeys, name+" keyslot", k.KeyslotKey.Reveal())
-	}
-	return nil
 }
 
 // released waits until the node is as it was before.

@@ -37,11 +37,11 @@ func memoryFile(dir, node string) string { return filepath.Join(dir, node+".memo
 
 func allPlaces() (all []*place) {
 	for _, node := range secureNodes {
-		all = append(all, &place{"memory of " + node, newPlanted(false), plantFile(node, "/dev/shm/planted"), openFiles(func(dir string) string { return memoryFile(dir, node) })})
+		all = append(all, memoryOf(node))
 	}
 	all = append(all, &place{"traffic", newPlanted(false), plantTraffic, openTraffic})
 	for _, node := range cluster.Nodes {
-		all = append(all, &place{"disk of " + node, newPlanted(false), plantFile(node, "/var/tmp/planted"), openDisk(node)})
+		all = append(all, diskOf(node))
 	}
 	all = append(all, &place{"/shared", newPlanted(false), plantFile(cluster.Head, "/shared/planted"), openOutput(cluster.Head, "tar -C / -S -cf - shared || [ $? = 1 ]")})
 	for _, node := range cluster.Nodes {
@@ -52,6 +52,14 @@ func allPlaces() (all []*place) {
 		all = append(all, &place{"Slurm's files on " + node, newPlanted(false), plantSlurm(node), openOutput(node, "find /var/spool/slurm* /var/log/slurm -xdev -type f 2>/dev/null | tar -cf - -T - || [ $? = 1 ]")})
 	}
 	return all
+}
+
+func memoryOf(node string) *place {
+	return &place{"memory of " + node, newPlanted(false), plantFile(node, "/dev/shm/planted"), openFiles(func(dir string) string { return memoryFile(dir, node) })}
+}
+
+func diskOf(node string) *place {
+	return &place{"disk of " + node, newPlanted(false), plantFile(node, "/var/tmp/planted"), openDisk(node)}
 }
 
 // plantSlurm writes where Slurm keeps its logs.
