@@ -115,17 +115,28 @@ func (m *Manifest) marshal() ([]byte, error) {
 	if c.Secrets == nil {
 		c.Secrets = []byte{}
 	}
-	var b bytes.Buffer
+	var b taken
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(&c); err != nil {
 		return nil, fmt.Errorf("encoding a manifest: %w", err)
 	}
-	line := bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
+	line := bytes.TrimSuffix(b, []byte{'\n'})
 	if len(line) > MaxManifest {
 		return nil, fmt.Errorf("encoding a manifest: %d bytes, at most %d are served", len(line), MaxManifest)
 	}
 	return line, nil
+}
+
+// taken is what an encoder of package json wrote, taken out of the encoder's
+// own buffer. Those buffers are kept for later encodings of anything, with what
+// was in them: a manifest's tokens would stay there after its session.
+type taken []byte
+
+func (t *taken) Write(b []byte) (int, error) {
+	*t = append(*t, b...)
+	clear(b)
+	return len(b), nil
 }
 
 // ParseManifest reads a manifest line. It accepts exactly what Marshal writes:

@@ -3,6 +3,7 @@ package sealed
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,60 @@ func TestAManifestHasOneEncoding(t *testing.T) {
 		if _, err := ParseManifest([]byte(altered)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// spare is the buffer that an encoder of package json gets, in its whole length.
+type spare []byte
+
+func (s *spare) Write(b []byte) (int, error) {
+	*s = append(*s, b[:cap(b)]...)
+	return len(b), nil
+}
+
+// Package json keeps its encoders' buffers: a node's next record would be
+// written into one, and the tokens behind it stay in memory.
+func TestAManifestIsNotLeftInTheBuffersOfPackageJSON(t *testing.T) {
+	m := testManifest(t)
+	m.Spare = "hvs." + strings.Repeat("spare", 8)
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	found := func(encode func() error) (n int) {
+		for range 100 {
+			if err := encode(); err != nil {
+				t.Fatal(err)
+			}
+			var b spare
+			if err := json.NewEncoder(&b).Encode(0); err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(b, []byte(m.Spare)) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := found(func() error { _, err := m.Marshal(); return err }); n > 0 {
+		t.Errorf("a token was in the next encoder's buffer %d times of 100", n)
+	}
+	if found(func() error { _, err := json.Marshal(m); return err }) == 0 {
+		t.Error("without the wiping, too, it was not: this test cannot tell")
+	}
+}
+
+func TestTheScriptDoesNotKeepTheManifestsText(t *testing.T) {
+	const script = "#!/bin/sh\ntrue\n"
+	payload, err := Payload(testManifest(t), []byte(script))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := split(payload)
+	if err != nil || string(got) != script {
+		t.Fatalf("the script is %q, %v", got, err)
+	}
+	if len(bytes.Trim(payload, "\x00")) > 0 {
+		t.Error("the payload is still there")
 	}
 }
 

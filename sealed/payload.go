@@ -43,7 +43,10 @@ func (e *Envelope) Decrypt(identities ...age.Identity) (*Manifest, []byte, error
 	return m, script, nil
 }
 
+// split wipes the payload: whoever holds the script, for as long as a system
+// call hangs, does not hold the manifest's tokens with it.
 func split(payload []byte) (*Manifest, []byte, error) {
+	defer clear(payload)
 	line, script, ok := bytes.Cut(payload, []byte{'\n'})
 	if !ok {
 		return nil, nil, errors.New("it has no end")
@@ -52,7 +55,10 @@ func split(payload []byte) (*Manifest, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return m, script, checkScript(script)
+	if err := checkScript(script); err != nil {
+		return nil, nil, err
+	}
+	return m, bytes.Clone(script), nil
 }
 
 // checkScript wants what the kernel can execute and a C string can hold.
