@@ -34,7 +34,7 @@ test-unit: deps ## the tests that need no cluster (about 4 minutes)
 
 .PHONY: test-cluster
 test-cluster: deps ## the tests on the real cluster alone
-	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/
+	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/ ./tests/faults/
 
 .PHONY: test-full
 test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, the network under load, the canary
@@ -56,6 +56,10 @@ attacks: deps ## every attack, refused and, without its defence, successful; ATT
 .PHONY: canary
 canary: deps ## search disks, memory, traffic, logs for what secure jobs held (a few minutes)
 	$(GO) run ./tests/canary/run
+
+.PHONY: faults
+faults: deps ## noded killed, failing and hanging at each call of a session (many hours; FOR=2h for a part, the next run goes on)
+	$(GO) run ./tests/faults/cmd/faults $(if $(FOR),-for $(FOR)) $(if $(ONLY),-only '$(ONLY)')
 
 FUZZTIME ?= 20s
 .PHONY: fuzz
