@@ -37,8 +37,8 @@ test-cluster: deps ## the tests on the real cluster alone
 	$(GO) test -tags cluster -timeout 60m -count 1 -p 1 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/ ./tests/faults/
 
 .PHONY: test-full
-test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, the network under load, the canary
-	$(GO) test -tags cluster,full -timeout 60m -count 1 -p 1 -run 'SlurmsVerbs|UnderLoad' ./tests/e2e/
+test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, the network under load, a job's ends, the canary
+	$(GO) test -tags cluster,full -timeout 60m -count 1 -p 1 -run 'SlurmsVerbs|UnderLoad|HoweverAJobEnds|RunsNotOneLine|OutlivesSlurms' ./tests/e2e/
 	$(GO) test -tags cluster -timeout 60m -count 1 ./tests/canary/
 
 .PHONY: bench

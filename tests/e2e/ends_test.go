@@ -1,0 +1,143 @@
+//go:build cluster && full
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+// stubborn is the body of a job that writes a result, asks for it to be on
+// disk, and leaves processes that do not want to end: one that ignores signals,
+// a daemon, one forked twice, one in namespaces of its own. The first sleep is
+// after the sync: who sees one knows that the result is safe.
+const stubborn = `echo synced > /results/kept
+sync /results/kept && sync -f /results/kept || exit 99
+trap '' TERM INT HUP
+setsid -f sh -c 'trap "" TERM INT HUP; while :; do sleep 1000; done' </dev/null >/dev/null 2>&1
+(setsid sh -c '(sleep 1000 &)' &)
+unshare -Urpf --mount-proc sleep 1000 >/dev/null 2>&1 &
+`
+
+// An end is one way a job can end.
+type end struct {
+	name  string
+	last  string // the body's last lines
+	bring func(t *testing.T, s *deploy.Site, job uint32)
+	state string
+}
+
+func onHead(script string) func(*testing.T, *deploy.Site, uint32) {
+	return func(t *testing.T, s *deploy.Site, job uint32) {
+		t.Helper()
+		if _, err := s.Output(t.Context(), cluster.Head, fmt.Sprintf(script, job)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// outOfMemory has the kernel's OOM killer choose among the job's processes.
+func outOfMemory(t *testing.T, s *deploy.Site, _ uint32) {
+	t.Helper()
+	if _, err := s.Output(t.Context(), cluster.S2, `for p in $(pgrep -u alice); do echo 1000 > /proc/$p/oom_score_adj; done
+for n in 1 2 3 4 5 6 7 8; do pgrep -u alice >/dev/null || break; echo f > /proc/sysrq-trigger; sleep 1; done`); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// powerCut pulls the node's plug. Slurm would run the job again: whether it may
+// is another test's.
+func powerCut(t *testing.T, s *deploy.Site, job uint32) {
+	t.Helper()
+	onHead("scontrol update jobid=%d requeue=0")(t, s, job)
+	if err := s.PowerCut(cluster.S2); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(t.Context(), cluster.S2); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestHoweverAJobEndsWhatItSyncedStaysAndNothingElse(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	const waits = "while :; do sleep 1000; done\n"
+	for _, e := range []end{
+		{"failure", "sleep 5\nexit 7\n", nil, "FAILED"},
+		{"scancel", waits, onHead("scancel %d"), "CANCELLED"},
+		{"oom", waits, outOfMemory, "OUT_OF_MEMORY"},
+		{"limit", waits, onHead("scontrol update jobid=%d timelimit=1"), "TIMEOUT"},
+		{"power", waits, powerCut, "NODE_FAIL"},
+	} {
+		t.Run(e.name, func(t *testing.T) {
+			id := onNode(t, s, cluster.S2, e.name, stubborn+e.last, e.name+".luks:/results:rw,create,size=32M")
+			if err := s.Started(ctx, "alice", id, cluster.S2); err != nil {
+				t.Fatal(err)
+			}
+			if e.bring != nil {
+				e.bring(t, s, id)
+			}
+			if got, err := s.Wait(ctx, "alice", id, limit); err != nil || got.State != e.state {
+				t.Errorf("the job is %s, not %s: %v", got.State, e.state, err)
+			}
+			clean(t, s, cluster.S2)
+			if got, err := s.Results(ctx, "alice", e.name+".luks", "kept"); err != nil || got != "synced\n" {
+				t.Errorf("what the job had synced reads %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestAJobCancelledWhileItIsAdmittedRunsNotOneLine(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	writable(t, s, "early.luks")
+	// A key server that does not answer holds the admission where it is.
+	if _, err := s.Output(ctx, cluster.Head, "systemctl kill -s STOP cloister-kms"); err != nil {
+		t.Fatal(err)
+	}
+	id := onNode(t, s, cluster.S2, "early", "echo ran > /results/ran\n", "early.luks:/results:rw")
+	if _, err := s.Output(ctx, cluster.S2, "timeout 60 sh -c 'until ls -A /run/cloister/sessions | grep -q .; do sleep 0.2; done'"); err != nil {
+		t.Fatal(err)
+	}
+	onHead("scancel %d; sleep 2; systemctl kill -s CONT cloister-kms")(t, s, id)
+	endsAs(t, s, id, "CANCELLED")
+	clean(t, s, cluster.S2)
+	if got, err := s.Results(ctx, "alice", "early.luks", "ran"); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("the cancelled job's script ran: %q, %v", got, err)
+	}
+}
+
+func TestAJobOutlivesSlurmsDaemonsAndTheKeyServer(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	id := onNode(t, s, cluster.S2, "outlives", "echo synced > /results/kept\nsleep 90\necho survived\n", "outlives.luks:/results:rw,create,size=32M")
+	if err := s.Started(ctx, "alice", id, cluster.S2); err != nil {
+		t.Fatal(err)
+	}
+	for _, blow := range []struct{ node, script string }{
+		{cluster.Head, "systemctl kill -s KILL cloister-kms; systemctl stop cloister-kms"},
+		{cluster.S2, "systemctl kill -s KILL --kill-whom=main slurmd; sleep 1; systemctl start slurmd"},
+		{cluster.Head, "systemctl kill -s KILL --kill-whom=main slurmctld; sleep 1; systemctl start slurmctld; timeout 90 sh -c 'until timeout 5 scontrol ping | grep -q UP; do sleep 1; done'"},
+	} {
+		if _, err := s.Output(ctx, blow.node, blow.script); err != nil {
+			t.Fatal(err)
+		}
+	}
+	endsAs(t, s, id, "COMPLETED")
+	if _, err := s.Output(ctx, cluster.Head, "systemctl start cloister-kms"); err != nil {
+		t.Fatal(err)
+	}
+	clean(t, s, cluster.S2)
+	if got, err := s.Results(ctx, "alice", "outlives.luks", "outlives.txt"); err != nil || got != "survived\n" {
+		t.Errorf("the output is %q, %v", got, err)
+	}
+	// The node serves the next one.
+	next := onNode(t, s, cluster.S2, "next", "echo next\n", "next.luks:/results:rw,create,size=32M")
+	endsAs(t, s, next, "COMPLETED")
+	clean(t, s, cluster.S2)
+}
