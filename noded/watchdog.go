@@ -3,6 +3,7 @@ package noded
 import (
 	"context"
 	"maps"
+	"runtime"
 	"time"
 
 	"cloister/noded/audit"
@@ -59,7 +60,7 @@ func (d *Daemon) Status() *status.Status {
 func (d *Daemon) state() *status.Status {
 	s := &status.Status{
 		Format: status.Format, Node: d.node, Class: string(d.policy.Class), Cluster: d.policy.Cluster, Version: d.version,
-		State: status.InService, Since: d.started,
+		State: status.InService, Since: d.started, Goroutines: runtime.NumGoroutine(),
 	}
 	records := d.records.State()
 	s.Head = records.Head.String()

@@ -25,6 +25,7 @@ func (s *Status) metrics() []byte {
 	gauge("cloister_locked", "1 if the packet filter is in force and watched.", one(s.Locked))
 	gauge("cloister_session", "1 if a secure job has the node.", one(s.Session != nil))
 	gauge("cloister_records_kept", "1 if records can be written.", one(s.Records == ""))
+	gauge("go_goroutines", "Goroutines that noded has.", float64(s.Goroutines))
 	family("cloister_incidents_total", "counter", "Incidents by kind, as far back as the records go.")
 	for _, i := range s.Incidents {
 		fmt.Fprintf(&b, "cloister_incidents_total{kind=%s} %d\n", label(i.Kind), i.All)

@@ -53,6 +53,9 @@ type Status struct {
 	Records string `json:"records,omitempty"`
 	// Events counts the records of this noded by their event.
 	Events map[string]uint64 `json:"events,omitempty"`
+	// Goroutines that noded has: as many as before, once a session is over.
+	// Its memory and descriptors are in /proc for everyone who may ask.
+	Goroutines int `json:"goroutines"`
 }
 
 // A Session is the secure job that has the node.

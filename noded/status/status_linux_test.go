@@ -22,7 +22,7 @@ func fenced() *Status {
 		Session:   &Session{Job: 7, User: "alice", Since: noon.Add(-time.Minute), Phase: "run"},
 		Fence:     &Fence{Reason: "a secure session could not be undone", Detail: "unlock: busy\nand \x1b[31mred", Since: noon.Add(-time.Second)},
 		Incidents: []Incident{{"stranger", "a process came up", 1, 4}, {"replayed", "again", 0, 2}},
-		Head:      "7:00", Events: map[string]uint64{"refused": 2, "admitted": 3},
+		Head:      "7:00", Events: map[string]uint64{"refused": 2, "admitted": 3}, Goroutines: 12,
 	}
 }
 
@@ -166,7 +166,7 @@ func TestPrometheusReadsNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"# TYPE cloister_fenced gauge\ncloister_fenced 1\n", "cloister_in_service 0\n", `cloister_incidents_total{kind="stranger"} 4` + "\n",
+		"# TYPE cloister_fenced gauge\ncloister_fenced 1\n", "cloister_in_service 0\n", "go_goroutines 12\n", `cloister_incidents_total{kind="stranger"} 4` + "\n",
 		`cloister_events_total{event="admitted"} 3` + "\n" + `cloister_events_total{event="refused"} 2` + "\n", `cloister_info{class="on-demand",version="1"} 1`,
 	} {
 		if !strings.Contains(string(b), want) {
