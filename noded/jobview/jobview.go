@@ -27,11 +27,13 @@
 package jobview
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -60,6 +62,26 @@ type Spec struct {
 	ImagePath   string // where the job expects its image; empty: no image
 	Image       string // the verified copy, a file that only this daemon can write; with ImageVolume its path from there
 	ImageVolume string // Target of the one in Volumes, for reading, that holds the image; or empty
+}
+
+// own is the spec with copies of what the job alone may read: the caller wipes
+// its own, while a thread that hangs may still come back to them.
+func (s Spec) own() Spec {
+	s.Script = bytes.Clone(s.Script)
+	s.StepKey = secret.New(bytes.Clone(s.StepKey.Reveal()))
+	s.Secrets = slices.Clone(s.Secrets)
+	for i, f := range s.Secrets {
+		s.Secrets[i].Content = secret.New(bytes.Clone(f.Content.Reveal()))
+	}
+	return s
+}
+
+func (s Spec) wipe() {
+	clear(s.Script)
+	s.StepKey.Wipe()
+	for _, f := range s.Secrets {
+		f.Content.Wipe()
+	}
 }
 
 // A Secret is a file that the job's user alone may read.
@@ -109,8 +131,10 @@ func Build(ctx context.Context, spec Spec) (*View, error) {
 		err  error
 	}
 	done := make(chan result, 1)
+	own := spec.own()
 	onOwnThread(func() {
-		v, err := build(spec, image)
+		v, err := build(own, image)
+		own.wipe()
 		done <- result{v, err}
 	})
 	select {
