@@ -65,8 +65,14 @@ type Slurm interface {
 	Resume(ctx context.Context, mark string) (resumed bool, reason string, err error)
 	// Cancel ends a job that runs on this node.
 	Cancel(ctx context.Context, job uint32) error
-	// Restarts tells how often a job was requeued.
-	Restarts(ctx context.Context, job uint32) (uint32, error)
+	// Job tells what slurmctld knows of a job that is on this node.
+	Job(ctx context.Context, job uint32) (SlurmJob, error)
+}
+
+// A SlurmJob is a job as slurmctld has it.
+type SlurmJob struct {
+	Restarts uint32 // how often it was requeued
+	State    string // as squeue(1) names it: "RUNNING"
 }
 
 // A Daemon is one node's daemon.

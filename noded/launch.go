@@ -198,7 +198,9 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 		d.failed(c, l, log, err)
 		return
 	}
-	if err := errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted)); err != nil {
+	wanted := make(chan error, 1)
+	go func() { wanted <- d.stillWanted(setup, l.slurmJob) }()
+	if err := errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted); err != nil {
 		d.failed(c, l, log, errors.Join(err, d.undo(l, steps)))
 		return
 	}

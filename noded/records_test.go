@@ -342,7 +342,7 @@ type fakeSlurm struct {
 	resumed  bool
 }
 
-func (s *fakeSlurm) Restarts(context.Context, uint32) (uint32, error) { return 0, nil }
+func (s *fakeSlurm) Job(context.Context, uint32) (SlurmJob, error) { return SlurmJob{}, nil }
 
 func (s *fakeSlurm) Drain(_ context.Context, reason string) error {
 	s.mu.Lock()

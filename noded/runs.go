@@ -3,9 +3,12 @@ package noded
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"cloister/noded/handoff"
 	"cloister/sealed"
+
+	"go.uber.org/zap"
 )
 
 // noVal is Slurm's NO_VAL (slurm/slurm.h): the array of a job of none.
@@ -21,11 +24,11 @@ func (d *Daemon) chooseRun(ctx context.Context, a *admission) error {
 	if a.whole.Runs.Requeues() > 0 {
 		ctx, cancel := context.WithTimeout(ctx, slurmLimit)
 		defer cancel()
-		n, err := d.slurm.Restarts(ctx, a.request.Job)
+		j, err := d.slurm.Job(ctx, a.request.Job)
 		if err != nil {
 			return refusal(fmt.Sprintf("Slurm does not say how often it has requeued this job: %v", err), "nothing was used up: submit the same sealed job again, or ask the cluster's administrator")
 		}
-		a.run.Attempt = n
+		a.run.Attempt = j.Restarts
 	}
 	if err := a.whole.CheckRun(a.run); err != nil {
 		return err
@@ -64,4 +67,22 @@ func (a *admission) arrayVariables() map[string]string {
 		"SLURM_ARRAY_TASK_MIN":   fmt.Sprint(runs.Tasks[0]),
 		"SLURM_ARRAY_TASK_MAX":   fmt.Sprint(runs.Tasks[len(runs.Tasks)-1]),
 	}
+}
+
+// stillWanted refuses a job that ended while it was admitted: slurmstepd, which
+// waits for the answer, hears of that only when it has started the script. If
+// Slurm does not say, the job goes on: what a session protects does not depend
+// on it.
+func (d *Daemon) stillWanted(ctx context.Context, job uint32) error {
+	ctx, cancel := context.WithTimeout(ctx, slurmLimit)
+	defer cancel()
+	j, err := d.slurm.Job(ctx, job)
+	if err != nil {
+		d.log.Warn("Slurm does not say whether the job was cancelled meanwhile", zap.Uint32("job", job), zap.Error(err))
+		return nil
+	}
+	if !slices.Contains([]string{"RUNNING", "CONFIGURING", "SUSPENDED"}, j.State) {
+		return refusal(fmt.Sprintf("the job is %s: it was ended before its script started", j.State), nextSealAgain)
+	}
+	return nil
 }

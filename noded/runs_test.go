@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cloister/noded/handoff"
+	"cloister/policy"
 	"cloister/sealed"
 )
 
@@ -15,16 +16,17 @@ import (
 type requeuing struct {
 	countedSlurm
 	times uint32
+	state string
 	err   error
 	asked int
 }
 
-func (s *requeuing) Restarts(ctx context.Context, _ uint32) (uint32, error) {
+func (s *requeuing) Job(ctx context.Context, _ uint32) (SlurmJob, error) {
 	if _, ok := ctx.Deadline(); !ok {
-		return 0, errors.New("asked without a deadline")
+		return SlurmJob{}, errors.New("asked without a deadline")
 	}
 	s.asked++
-	return s.times, s.err
+	return SlurmJob{s.times, s.state}, s.err
 }
 
 const noTask = uint32(noVal)
@@ -116,5 +118,19 @@ func TestWhoseJobRanBeforeReadsWhichRunItWas(t *testing.T) {
 	var r *sealed.Refusal
 	if err := considered(nil, 0, noTask).ranBefore(); !errors.As(err, &r) || !strings.Contains(r.Next, "requeue=1") {
 		t.Error(err)
+	}
+}
+
+func TestAJobThatEndedWhileItWasAdmittedDoesNotStart(t *testing.T) {
+	d, _ := idleDaemon(policy.OnDemand)
+	for state, starts := range map[string]bool{"RUNNING": true, "SUSPENDED": true, "COMPLETING": false, "CANCELLED": false, "PENDING": false, "TIMEOUT": false} {
+		d.slurm = &requeuing{state: state}
+		if err := d.stillWanted(t.Context(), 18); (err == nil) != starts {
+			t.Errorf("a job that is %s: %v", state, err)
+		}
+	}
+	d.slurm = &requeuing{err: errors.New("no controller")}
+	if err := d.stillWanted(t.Context(), 18); err != nil {
+		t.Errorf("without an answer: %v", err)
 	}
 }

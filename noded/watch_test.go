@@ -31,8 +31,8 @@ func (s countedSlurm) Resume(context.Context, string) (bool, string, error) {
 }
 func (s countedSlurm) Cancel(context.Context, uint32) error { return nil }
 
-func (s countedSlurm) Restarts(context.Context, uint32) (uint32, error) {
-	return 0, errors.New("nobody is to be asked")
+func (s countedSlurm) Job(context.Context, uint32) (SlurmJob, error) {
+	return SlurmJob{}, errors.New("nobody is to be asked")
 }
 
 // idleDaemon is one that has done nothing yet; drained counts its calls for

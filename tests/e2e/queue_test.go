@@ -173,10 +173,10 @@ sleep 1000
 		t.Fatal(err)
 	}
 	for lie, want := range map[string]string{
-		"echo ${3#--jobs=} 1":             "attempt 1 of this sealed job has already run here",
-		"echo ${3#--jobs=} 7":             "requeued this job 7 times, it was sealed for 1",
-		"echo ${3#--jobs=} 1; echo 0 0 0": "does not say how often",
-		"exit 1":                          "does not say how often",
+		"echo ${4#--jobs=} 1 RUNNING":           "attempt 1 of this sealed job has already run here",
+		"echo ${4#--jobs=} 7 RUNNING":           "requeued this job 7 times, it was sealed for 1",
+		"echo ${4#--jobs=} 1 RUNNING; echo 0 0": "does not say how often",
+		"exit 1":                                "does not say how often",
 	} {
 		if _, err := s.Output(ctx, cluster.S2, "printf '#!/bin/sh\\n%s\\n' '"+lie+"' >/usr/bin/squeue && chmod 755 /usr/bin/squeue"); err != nil {
 			t.Fatal(err)
