@@ -100,8 +100,11 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 	s := &sealing{o: o, script: script, store: keystore.In(o.Home).Asking(o.Ask), secrets: &sealed.Secrets{}}
 	defer s.secrets.Wipe()
 	defer func() {
-		if err != nil {
-			s.undo()
+		if err == nil {
+			return
+		}
+		if left := s.undo(); left > 0 {
+			err = fmt.Errorf("%w; %d of %d tokens could not be revoked and end by themselves on %s", err, left, len(s.accessors), s.m.Expires.Format(time.DateOnly))
 		}
 	}()
 	if err := s.describe(); err != nil {
@@ -149,13 +152,15 @@ type sealing struct {
 	recorded  bool
 }
 
-// undo forgets what would serve nobody. Its own errors are not told: they
-// leave keys and tokens that expire unused.
-func (s *sealing) undo() {
+// undo forgets what would serve nobody, and returns how many tokens it could not
+// revoke. Keys that stay open nothing.
+func (s *sealing) undo() (left int) {
 	ctx, cancel := context.WithTimeout(context.Background(), revokeTime+time.Duration(len(s.accessors))*revokeEach)
 	defer cancel()
 	for _, a := range s.accessors {
-		_ = s.o.KMS.Revoke(ctx, s.o.UserToken, a)
+		if s.o.KMS.Revoke(ctx, s.o.UserToken, a) != nil {
+			left++
+		}
 	}
 	for _, uuid := range s.kept {
 		_ = s.store.Remove(uuid)
@@ -163,6 +168,7 @@ func (s *sealing) undo() {
 	if s.recorded {
 		_ = jobs.Remove(s.o.Home, s.m.Job)
 	}
+	return left
 }
 
 func (s *sealing) describe() error {

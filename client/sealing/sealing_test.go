@@ -31,6 +31,7 @@ type fakeKMS struct {
 	asked         func(wraps int) // called while the n-th token is made
 	keys          []secret.Bytes
 	revoked       []string
+	deaf          bool          // to revocations
 	life          time.Duration // the longest that it gives
 	padding       string        // makes its tokens long
 	now           time.Time
@@ -53,6 +54,9 @@ func (k *fakeKMS) Wrap(ctx context.Context, _, jobKey secret.Bytes, ttl time.Dur
 }
 
 func (k *fakeKMS) Revoke(_ context.Context, _ secret.Bytes, accessor string) error {
+	if k.deaf {
+		return kms.ErrUnreachable
+	}
 	k.revoked = append(k.revoked, accessor)
 	return nil
 }
@@ -242,6 +246,13 @@ func TestAJobDoesNotOutliveItsTokens(t *testing.T) {
 	}
 	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "sooner") {
 		t.Errorf("%q", r.Warnings)
+	}
+}
+
+func TestTokensThatCannotBeRevokedAreTold(t *testing.T) {
+	o, _ := options(t, &fakeKMS{failAt: 2, deaf: true}, create)
+	if _, err := Seal(t.Context(), o); !errors.Is(err, kms.ErrUnreachable) || !strings.Contains(err.Error(), "1 of 1 tokens could not be revoked") {
+		t.Errorf("%v", err)
 	}
 }
 
