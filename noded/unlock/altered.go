@@ -3,7 +3,7 @@ package unlock
 import (
 	"fmt"
 
-	"cloister/cgo/cryptsetup"
+	"cloister/noded/devicemapper"
 )
 
 // Altered names the session's volumes of which somebody tried to read a block
@@ -18,7 +18,7 @@ func Altered(session string) ([]string, error) {
 		if d.session != session || d.kind != verity {
 			continue
 		}
-		bad, err := cryptsetup.Corrupted(d.name)
+		bad, err := devicemapper.Corrupted(d.name)
 		if err != nil {
 			return altered, err
 		}

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cloister/cgo/cryptsetup"
 	"cloister/mutant"
+	"cloister/noded/devicemapper"
 	"cloister/volume"
 	"cloister/volume/integrity"
 )
@@ -28,7 +28,7 @@ func (o *opening) openAuthenticated(area *os.File, p parameters) (string, error)
 		return "", fmt.Errorf("preparing the volume's tags: %w", err)
 	}
 	n := name(o.Session, o.Index, tags)
-	device, err := cryptsetup.OpenIntegrity(cryptsetup.Integrity{
+	device, err := devicemapper.OpenIntegrity(devicemapper.Integrity{
 		Name: n, Device: area.Name(), Size: uint64(p.size) / unit,
 		TagSize: integrity.TagSize, SectorSize: integrity.SectorSize,
 		JournalSectors: integrity.JournalSectors, InterleaveSectors: integrity.InterleaveSectors,
@@ -38,7 +38,7 @@ func (o *opening) openAuthenticated(area *os.File, p parameters) (string, error)
 	}
 	o.names = append(o.names, n)
 	n = name(o.Session, o.Index, authenc)
-	device, err = cryptsetup.OpenAuthenticated(cryptsetup.Authenticated{
+	device, err = devicemapper.OpenAuthenticated(devicemapper.Authenticated{
 		Name: n, Device: device, Size: uint64(p.size) / unit, Key: o.key,
 		SectorSize: integrity.SectorSize, TagSize: integrity.TagSize,
 	})
@@ -77,7 +77,7 @@ func leave(n string) error {
 	if d, _ := parseName(n); d.kind != authenc {
 		return nil
 	}
-	device, err := cryptsetup.Path(n)
+	device, err := devicemapper.Path(n)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cloister/cgo/cryptsetup"
+	"cloister/noded/devicemapper"
 	"cloister/volume"
 	"cloister/volume/integrity"
 )
@@ -119,7 +119,7 @@ func TestTheKernelMakesTheHeadThatWeWrite(t *testing.T) {
 			check(t, err)
 			defer loop.Close()
 			n := "oracle-" + fmt.Sprint(size)
-			_, err = cryptsetup.OpenIntegrity(cryptsetup.Integrity{
+			_, err = devicemapper.OpenIntegrity(devicemapper.Integrity{
 				Name: n, Device: loop.Name(), Size: uint64(size) / unit, TagSize: integrity.TagSize, SectorSize: integrity.SectorSize,
 				JournalSectors: integrity.JournalSectors, InterleaveSectors: integrity.InterleaveSectors,
 			})

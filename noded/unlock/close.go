@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"cloister/cgo/cryptsetup"
+	"cloister/noded/devicemapper"
 )
 
 const (
@@ -66,21 +66,21 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 // While the kernel unmounts the file system it stores what is left of it.
 func closeDevice(name string, until time.Time) (forced bool, flushed time.Duration, err error) {
 	for began := time.Now(); ; {
-		state, err := cryptsetup.State(name)
-		if err != nil || state == cryptsetup.Inactive {
+		state, err := devicemapper.State(name)
+		if err != nil || state == devicemapper.Inactive {
 			return false, flushed, err
 		}
-		if state != cryptsetup.Busy {
+		if state != devicemapper.Busy {
 			// A closing that cannot be counted must not keep the key in the kernel: the
 			// owner's client says that the volume was not closed.
 			_ = leave(name)
 			flush(name)
 			flushed = time.Since(began)
-			err = cryptsetup.Close(name)
-			if err == nil || errors.Is(err, cryptsetup.ErrNotActive) {
+			err = devicemapper.Close(name)
+			if err == nil || errors.Is(err, devicemapper.ErrNotActive) {
 				return false, flushed, nil
 			}
-			if !errors.Is(err, cryptsetup.ErrBusy) {
+			if !errors.Is(err, devicemapper.ErrBusy) {
 				break
 			}
 		}
@@ -89,11 +89,11 @@ func closeDevice(name string, until time.Time) (forced bool, flushed time.Durati
 		}
 		time.Sleep(busyPoll)
 	}
-	err = cryptsetup.ForceClose(name)
+	err = devicemapper.ForceClose(name)
 	switch {
-	case err == nil, errors.Is(err, cryptsetup.ErrBusy):
+	case err == nil, errors.Is(err, devicemapper.ErrBusy):
 		return true, flushed, nil
-	case errors.Is(err, cryptsetup.ErrNotActive):
+	case errors.Is(err, devicemapper.ErrNotActive):
 		return false, flushed, nil
 	}
 	return false, flushed, err
@@ -103,7 +103,7 @@ func closeDevice(name string, until time.Time) (forced bool, flushed time.Durati
 // write need not have carried one). A failure is the file server's to report:
 // the data is as safe as it can be made from here.
 func flush(name string) {
-	path, err := cryptsetup.Path(name)
+	path, err := devicemapper.Path(name)
 	if err != nil {
 		return // gone, or still unfinished: nothing was written to it
 	}

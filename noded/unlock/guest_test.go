@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cloister/cgo/cryptsetup"
+	"cloister/noded/devicemapper"
 	"cloister/noded/helper"
 	"cloister/noded/userfile"
 	"cloister/secret"
@@ -423,12 +423,12 @@ func TestPlainModeReadsTheSameBytesAsLUKS2(t *testing.T) {
 			loop, err := attachLoop(f, offset, 8<<20, true)
 			check(t, err)
 			defer loop.Close()
-			plain, err := cryptsetup.OpenCrypt(cryptsetup.Crypt{
+			plain, err := devicemapper.OpenCrypt(devicemapper.Crypt{
 				Name: "diff-plain", Device: loop.Name(), Cipher: "aes-xts-plain64", Key: volumeKey,
 				Size: 8 << 20 / unit, SectorSize: uint32(sector), ReadOnly: true,
 			})
 			check(t, err)
-			defer cryptsetup.Close("diff-plain")
+			defer devicemapper.Close("diff-plain")
 			got, err := os.ReadFile(plain)
 			check(t, err)
 			if !bytes.Equal(got, content) {
@@ -450,7 +450,7 @@ func TestUdevDoesNotProbeWhatIsInside(t *testing.T) {
 	check(t, err)
 	defer o.Mount.Close()
 	exec.Command("udevadm", "settle", "--timeout=20").Run()
-	device, err := cryptsetup.Path(o.Names[0])
+	device, err := devicemapper.Path(o.Names[0])
 	check(t, err)
 	out, err := exec.Command("udevadm", "info", device).CombinedOutput()
 	check(t, err)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"cloister/cgo/cryptsetup"
+	"cloister/noded/devicemapper"
 )
 
 // ErrBusy is wrapped by Close's error when something still had a volume open
@@ -91,7 +91,7 @@ func Sessions() ([]string, error) {
 
 // devices lists Cloister's mappings in the order of kinds.
 func devices() ([]device, error) {
-	names, err := cryptsetup.Names()
+	names, err := devicemapper.Names()
 	if err != nil {
 		return nil, err
 	}

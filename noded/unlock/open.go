@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cloister/cgo/cryptsetup"
 	"cloister/mutant"
+	"cloister/noded/devicemapper"
 	"cloister/noded/jobview/detached"
 	"cloister/secret"
 	"cloister/volume"
@@ -50,7 +50,7 @@ func handleOpen(body []byte, files []*os.File) (any, []*os.File, error) {
 	mount, err := o.open()
 	if err != nil {
 		for i := len(o.names) - 1; i >= 0; i-- {
-			if cerr := cryptsetup.ForceClose(o.names[i]); cerr != nil && !errors.Is(cerr, cryptsetup.ErrNotActive) {
+			if cerr := devicemapper.ForceClose(o.names[i]); cerr != nil && !errors.Is(cerr, devicemapper.ErrNotActive) {
 				err = errors.Join(err, cerr)
 			}
 		}
@@ -158,7 +158,7 @@ func (o *opening) openVerity(data string, p parameters) (string, error) {
 		return "", fmt.Errorf("payload of %d bytes is no whole number of %d-byte blocks", p.size, v.DataBlockSize)
 	}
 	n := name(o.Session, o.Index, verity)
-	device, err := cryptsetup.OpenVerity(cryptsetup.Verity{
+	device, err := devicemapper.OpenVerity(devicemapper.Verity{
 		Name: n, Data: data, Hash: data, HashOffset: uint64(v.HashOffset - p.offset),
 		Algorithm: v.Algorithm, RootHash: root, Salt: salt,
 		DataBlockSize: uint32(v.DataBlockSize), HashBlockSize: uint32(v.HashBlockSize),
@@ -176,7 +176,7 @@ func (o *opening) openCrypt(device string, p parameters) (string, error) {
 		return device, nil
 	}
 	n, choice := name(o.Session, o.Index, crypt), o.choose()
-	mapped, err := cryptsetup.OpenCrypt(cryptsetup.Crypt{
+	mapped, err := devicemapper.OpenCrypt(devicemapper.Crypt{
 		Name: n, Device: device, Cipher: p.cipher, Key: o.key,
 		Offset: 0, Size: uint64(p.size) / unit, SectorSize: uint32(p.sectorSize), ReadOnly: o.ReadOnly,
 		NoReadWorkqueue: choice.noReadWorkqueue, NoWriteWorkqueue: choice.noWriteWorkqueue, Discards: choice.discard,

@@ -1,4 +1,4 @@
-package cryptsetup
+package devicemapper
 
 import (
 	"encoding/binary"

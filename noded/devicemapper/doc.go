@@ -1,7 +1,7 @@
-// Package cryptsetup maps block devices through the kernel's device-mapper:
-// dm-crypt in plain mode and dm-verity without a superblock, both with
-// parameters that the caller states in full. It makes the mappings that
-// cryptsetup(8) and veritysetup(8) would make of the same parameters.
+// Package devicemapper maps block devices through the kernel's device-mapper:
+// dm-crypt in plain mode or over dm-integrity, and dm-verity without a
+// superblock, all with parameters that the caller states in full. It makes the
+// mappings that cryptsetup(8) and veritysetup(8) would make of the same parameters.
 //
 // It is for package noded/unlock. It refuses to read any header: there is no
 // way here to load a LUKS or verity superblock from a device, so what an
@@ -15,7 +15,7 @@
 // udev; and every helper process of noded had libcrypto to load with it. Also,
 // CRYPT_DEACTIVATE_FORCE of 2.7.5 was seen to leave a mounted device's table,
 // key included, as it was, after half a minute of trying.
-package cryptsetup
+package devicemapper
 
 import "errors"
 
