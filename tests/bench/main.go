@@ -79,6 +79,7 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 		if err != nil {
 			return err
 		}
+		printCores()
 		sets, err := measureVolumes(ctx, bin)
 		if err != nil {
 			return err
