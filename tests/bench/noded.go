@@ -7,8 +7,10 @@ import (
 	"strings"
 )
 
-// watched is how long noded's idle processor time is counted, in seconds.
-const watched = 10
+// watched is how long noded's idle processor time is counted, in seconds, and
+// settles how long after the last session noded may still start helpers for the
+// next one (package helper: 15 s), which is a session's work and no idling.
+const watched, settles = 10, 20
 
 // A use is what noded takes on its node.
 type use struct {
@@ -25,13 +27,13 @@ func (b *bench) nodedUse(ctx context.Context) (use, error) {
 pid=$(systemctl show -P MainPID cloister-noded)
 cg=/sys/fs/cgroup$(systemctl show -P ControlGroup cloister-noded)
 busy() { awk '$1 == "usage_usec" { print "usage", $2 }' "$cg/cpu.stat"; }
-sleep 2
+sleep %d
 busy
 sleep %d
 busy
 awk '$1 == "VmRSS:" || $1 == "VmHWM:" || $1 == "Threads:" { print $1, $2 }' "/proc/$pid/status"
 echo "cgroup $(cat "$cg/memory.current")"
-awk '$1 == "anon" { print "anon", $2 }' "$cg/memory.stat"`, watched))
+awk '$1 == "anon" { print "anon", $2 }' "$cg/memory.stat"`, settles, watched))
 	if err != nil {
 		return use{}, err
 	}
