@@ -135,7 +135,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, op, user, access
 		fail(w, http.StatusBadRequest, tokenGone)
 	case errors.Is(err, errExpired):
 		fail(w, http.StatusBadRequest, tokenGone, tokenExpired)
-	case errors.Is(err, errMayNot), errors.Is(err, ErrUnknownRole):
+	case errors.Is(err, errMayNot), errors.Is(err, ErrUnknownRole), errors.Is(err, errNoUser): // gone since the request began
 		fail(w, http.StatusForbidden, permissionDenied)
 	case errors.Is(err, errTooMany), errors.Is(err, errTooFast):
 		fail(w, http.StatusTooManyRequests, err.Error())

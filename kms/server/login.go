@@ -184,7 +184,7 @@ func (s *Server) revokeSelf(w http.ResponseWriter, r *http.Request) {
 	if u.login != nil {
 		accessor, err = u.login.Accessor, s.store.logOut(u.hash)
 	} else {
-		err = s.users.retire(u.hash, u.user)
+		err = s.users.retire(u.hash)
 	}
 	if err != nil {
 		s.refuse(w, r, "revoke-self", u.Name, accessor, err)

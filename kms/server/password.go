@@ -106,19 +106,22 @@ func (s State) SetPassword(name string, plain secret.Bytes) error {
 	if err != nil {
 		return fail(err)
 	}
-	if known, err := d.has(name); err != nil {
-		return fail(err)
-	} else if !known {
-		return fail(ErrUnknownUser)
-	}
 	b, err := json.Marshal(newPassword(plain, time.Now()))
 	if err != nil {
 		return fail(err)
 	}
-	if err := d.makeDir(passwordsDir); err != nil {
-		return fail(err)
-	}
-	if err := d.write(d.passwordFile(name), b); err != nil {
+	err = d.alone(func() error {
+		if known, err := d.has(name); err != nil {
+			return err
+		} else if !known {
+			return ErrUnknownUser
+		}
+		if err := d.makeDir(passwordsDir); err != nil {
+			return err
+		}
+		return d.write(d.passwordFile(name), b)
+	})
+	if err != nil {
 		return fail(err)
 	}
 	return nil

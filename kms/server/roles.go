@@ -161,23 +161,26 @@ func (s State) SetRole(r Role, replace bool) error {
 	if err != nil {
 		return fail(err)
 	}
-	_, fixed := findBuiltIn(r.Name)
-	switch _, err := d.role(r.Name); {
-	case fixed || err == nil && !replace:
-		return fail(ErrRoleExists)
-	case errors.Is(err, ErrUnknownRole) && replace:
-		return fail(err)
-	case err != nil && !errors.Is(err, ErrUnknownRole):
-		return fail(err)
-	}
-	b, err := json.Marshal(r)
+	err = d.alone(func() error {
+		_, fixed := findBuiltIn(r.Name)
+		switch _, err := d.role(r.Name); {
+		case fixed || err == nil && !replace:
+			return ErrRoleExists
+		case errors.Is(err, ErrUnknownRole) && replace:
+			return err
+		case err != nil && !errors.Is(err, ErrUnknownRole):
+			return err
+		}
+		b, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if err := s.makeRolesDir(); err != nil {
+			return err
+		}
+		return d.write(d.roleFile(r.Name), b)
+	})
 	if err != nil {
-		return fail(err)
-	}
-	if err := s.makeRolesDir(); err != nil {
-		return fail(err)
-	}
-	if err := d.write(d.roleFile(r.Name), b); err != nil {
 		return fail(err)
 	}
 	return nil
@@ -198,17 +201,20 @@ func (s State) RemoveRole(name string) error {
 	if err != nil {
 		return fail(err)
 	}
-	users, err := s.Users()
-	if err != nil {
-		return fail(err)
-	}
-	if slices.ContainsFunc(users, func(u User) bool { return u.Role == name }) {
-		return fail(ErrRoleInUse)
-	}
-	err = removeIn(s.Dir, d.roleFile(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = ErrUnknownRole // also a built-in one: it has no file
-	}
+	err = d.alone(func() error {
+		users, err := s.Users()
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(users, func(u User) bool { return u.Role == name }) {
+			return ErrRoleInUse
+		}
+		err = removeIn(s.Dir, d.roleFile(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return ErrUnknownRole // also a built-in one: it has no file
+		}
+		return err
+	})
 	if err != nil {
 		return fail(err)
 	}
@@ -222,26 +228,38 @@ func (s State) SetUserRole(name, role string) error {
 	if err != nil {
 		return fail(err)
 	}
-	if _, err := d.role(role); err != nil {
-		return fail(err)
-	}
-	file, err := d.fileOf(name)
+	err = d.alone(func() error {
+		if _, err := d.role(role); err != nil {
+			return err
+		}
+		files, err := d.filesOf(name)
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if err := d.setRole(file, role); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return fail(err)
 	}
+	return nil
+}
+
+func (d userDir) setRole(file, role string) error {
 	u, err := d.readUser(file)
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	u.Role = role
 	b, err := json.Marshal(u)
 	if err != nil {
-		return fail(err)
+		return err
 	}
-	if err := d.write(file, b); err != nil {
-		return fail(err)
-	}
-	return nil
+	return d.write(file, b)
 }
 
 // rates hold back users by the rate of their role.

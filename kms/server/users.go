@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"cloister/secret"
@@ -116,23 +117,37 @@ func (d userDir) has(name string) (bool, error) {
 
 // fileOf is the file of the user of that name.
 func (d userDir) fileOf(name string) (string, error) {
-	files, err := d.entries()
+	files, err := d.filesOf(name)
 	if err != nil {
 		return "", err
 	}
-	for _, f := range files {
+	return files[0], nil
+}
+
+// filesOf are all of them: a server that was killed while it retired a token
+// left two.
+func (d userDir) filesOf(name string) ([]string, error) {
+	all, err := d.entries()
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, f := range all {
 		u, err := d.readUser(f)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // just removed
 		}
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		if u.Name == name {
-			return f, nil
+			files = append(files, f)
 		}
 	}
-	return "", ErrUnknownUser
+	if files == nil {
+		return nil, ErrUnknownUser
+	}
+	return files, nil
 }
 
 // named is the user of that name.
@@ -148,15 +163,40 @@ func (d userDir) named(name string) (user, error) {
 }
 
 // retire takes a user's own token away and leaves the user.
-func (d userDir) retire(h tokenHash, u user) error {
-	b, err := json.Marshal(u)
+func (d userDir) retire(h tokenHash) error {
+	return d.alone(func() error {
+		u, err := d.find(h) // as it is now: a command may have changed it
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(u)
+		if err != nil {
+			return err
+		}
+		if err := d.write(userFile(hashToken(newToken(userTokenPrefix))), b); err != nil {
+			return err
+		}
+		return removeIn(d.dir, userFile(h))
+	})
+}
+
+// alone does what reads users, passwords or roles to change them, while no
+// command and no server does the same: the lock is that of their directory.
+func (d userDir) alone(do func() error) error {
+	f, err := os.Open(filepath.Join(d.dir, usersDir))
 	if err != nil {
 		return err
 	}
-	if err := d.write(userFile(hashToken(newToken(userTokenPrefix))), b); err != nil {
-		return err
+	defer f.Close()
+	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(lockTimeout / 200) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return do()
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) || time.Now().After(deadline) {
+			return fmt.Errorf("waiting for another command that changes users: %w", err)
+		}
 	}
-	return removeIn(d.dir, userFile(h))
 }
 
 // User is one user that the KMS knows.
@@ -207,20 +247,23 @@ func (s State) AddUser(name, role string) (secret.Bytes, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if known, err := d.has(name); err != nil {
-		return fail(err)
-	} else if known {
-		return fail(ErrUserExists)
-	}
-	if _, err := d.role(role); err != nil {
-		return fail(err)
-	}
 	token := newToken(userTokenPrefix)
-	b, err := json.Marshal(user{Name: name, Created: time.Now().UTC().Truncate(time.Second), Role: role})
+	err = d.alone(func() error {
+		if known, err := d.has(name); err != nil {
+			return err
+		} else if known {
+			return ErrUserExists
+		}
+		if _, err := d.role(role); err != nil {
+			return err
+		}
+		b, err := json.Marshal(user{Name: name, Created: time.Now().UTC().Truncate(time.Second), Role: role})
+		if err != nil {
+			return err
+		}
+		return d.write(userFile(hashToken(token)), b)
+	})
 	if err != nil {
-		return fail(err)
-	}
-	if err := d.write(userFile(hashToken(token)), b); err != nil {
 		return fail(err)
 	}
 	return secret.New([]byte(token)), nil
@@ -234,16 +277,24 @@ func (s State) RemoveUser(name string) error {
 	if err != nil {
 		return fail(err)
 	}
-	file, err := d.fileOf(name)
+	err = d.alone(func() error {
+		files, err := d.filesOf(name)
+		if err != nil {
+			return err
+		}
+		// The password first: whatever happens in between, a user who is gone
+		// cannot log in.
+		if err := removeIn(d.dir, d.passwordFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, f := range files {
+			if err := removeIn(d.dir, f); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return fail(err)
-	}
-	// The password first: whatever happens in between, a user who is gone
-	// cannot log in.
-	if err := removeIn(d.dir, d.passwordFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fail(err)
-	}
-	if err := removeIn(d.dir, file); err != nil {
 		return fail(err)
 	}
 	return nil
