@@ -394,6 +394,14 @@ func TestTheStockClientOfAnOperatorListsLooksUpAndRevokesAnybodysTokens(t *testi
 	if keys, ok := list.Data["keys"].([]any); !ok || len(keys) != 1 || keys[0] != alices.Accessor {
 		t.Errorf("list: %+v", list.Data)
 	}
+	page, err := operator.Logical().ListPage("auth/token/accessors", "", 1)
+	if keys, ok := page.Data["keys"].([]any); err != nil || !ok || len(keys) != 1 {
+		t.Errorf("a page: %+v, %v", page, err)
+	}
+	page, err = operator.Logical().ListPage("auth/token/accessors", alices.Accessor, 1)
+	if keys, ok := page.Data["keys"].([]any); err != nil || !ok || len(keys) != 0 {
+		t.Errorf("the page after it: %+v, %v", page, err)
+	}
 	about, err := operator.Auth().Token().LookupAccessor(alices.Accessor)
 	if err != nil || about.Data["display_name"] != "alice" || about.Data["id"] != "" {
 		t.Errorf("lookup: %+v, %v", about, err)

@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strconv"
 )
 
 // What auditors and operators ask, as `bao list auth/token/accessors` and
@@ -38,6 +41,28 @@ func lower[T cmp.Ordered](servers, roles T) T {
 	return min(servers, roles)
 }
 
+// maxAccessors bounds one answer, to some 350 KB: who asks for a list whole, as
+// Vault's clients do, is refused beyond and not given a part of it unawares.
+const maxAccessors = 10_000
+
+var tooManyAccessors = fmt.Sprintf("there are more than %d unused tokens: ask for pages of them, as bao list -limit=1000 -after=ACCESSOR does", maxAccessors)
+
+// parsePage reads OpenBao's parameters of a list, which are optional: at most
+// limit entries, those after one that need not exist.
+func parsePage(q url.Values) (after string, limit int, err error) {
+	after = q.Get("after")
+	if len(after) > maxTokenIn {
+		return "", 0, bad("after is no accessor")
+	}
+	if s := q.Get("limit"); s != "" {
+		if limit, err = strconv.Atoi(s); err != nil || limit > maxAccessors {
+			return "", 0, bad(fmt.Sprintf("limit is not a number up to %d", maxAccessors))
+		}
+		limit = max(limit, 0) // OpenBao's clients send -1 for none
+	}
+	return after, limit, nil
+}
+
 func (s *Server) listAccessors(w http.ResponseWriter, r *http.Request) {
 	u, _, ok := s.authorize(w, r, "list", MayList)
 	if !ok {
@@ -47,7 +72,15 @@ func (s *Server) listAccessors(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusMethodNotAllowed, "unsupported operation")
 		return
 	}
-	keys, err := s.store.accessors(s.cfg.now())
+	after, limit, err := parsePage(r.URL.Query())
+	if err != nil {
+		s.refuse(w, r, "list", u.Name, "", err)
+		return
+	}
+	keys, err := s.store.accessors(s.cfg.now(), after, cmp.Or(limit, maxAccessors+1))
+	if err == nil && len(keys) > maxAccessors {
+		err = bad(tooManyAccessors)
+	}
 	if err != nil {
 		s.refuse(w, r, "list", u.Name, "", err)
 		return

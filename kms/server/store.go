@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -274,10 +275,35 @@ func (s *store) outstanding(now time.Time) (map[string]int, error) {
 	return out, s.each(now, func(rec record) { out[rec.User]++ })
 }
 
-// accessors lists those of the unused, unexpired tokens.
-func (s *store) accessors(now time.Time) ([]string, error) {
+// accessors lists at most limit of those of the unused, unexpired tokens that
+// come after one, which need not be there any more. Their order is the
+// database's own.
+func (s *store) accessors(now time.Time, after string, limit int) ([]string, error) {
 	out := []string{} // an empty list, not null
-	err := s.each(now, func(rec record) { out = append(out, rec.Accessor) })
+	err := s.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketAccessors).Cursor()
+		k, v := c.First()
+		if after != "" {
+			name := s.key.name(after)
+			if k, v = c.Seek(name); bytes.Equal(k, name) {
+				k, v = c.Next()
+			}
+		}
+		for ; k != nil && len(out) < limit; k, v = c.Next() {
+			if len(v) != len(tokenHash{}) {
+				return fmt.Errorf("accessor %x is damaged", k)
+			}
+			rec, err := s.get(tx, tokenHash(v), now)
+			if errors.Is(err, errExpired) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			out = append(out, rec.Accessor)
+		}
+		return nil
+	})
 	return out, err
 }
 
