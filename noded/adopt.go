@@ -71,7 +71,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 					return err
 				}
 				l := newLive(r.Job)
-				d.begin(l, r)
+				d.begin(l, onlyRun, r)
 				d.noteAdopted(l)
 				if err := store.reopen(l); err != nil {
 					log.Warn("the session goes on, but takes no more steps", zap.Error(err))

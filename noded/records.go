@@ -12,6 +12,7 @@ import (
 	"cloister/noded/handoff"
 	"cloister/noded/session"
 	"cloister/noded/unlock"
+	"cloister/sealed"
 
 	"go.uber.org/zap"
 )
@@ -34,6 +35,16 @@ func asked(event audit.Event, r *handoff.Request) audit.Entry {
 	if !r.Batch() {
 		e.Step = &r.Step
 	}
+	return ofRun(e, sealed.Run{Task: task(r)})
+}
+
+// ofRun says which run of its sealed job an entry is about.
+func ofRun(e audit.Entry, r sealed.Run) audit.Entry {
+	if r.Task != sealed.NoTask {
+		n := uint32(r.Task)
+		e.Task = &n
+	}
+	e.Attempt = r.Attempt
 	return e
 }
 
@@ -43,7 +54,7 @@ func (l *live) of(event audit.Event) audit.Entry {
 	if r := l.record; r != nil {
 		e.Session, e.UID, e.User = r.ID, &r.UID, r.User
 	}
-	return e
+	return ofRun(e, l.run)
 }
 
 func took(e audit.Entry, since time.Time) audit.Entry {
@@ -84,7 +95,7 @@ func (d *Daemon) recorded(l *live, steps []session.Step) []session.Step {
 
 // about is a record's part about a job that is not a session yet.
 func (a *admission) about() audit.Entry {
-	e := asked("", a.request)
+	e := ofRun(asked("", a.request), a.run)
 	e.User = a.user.Name
 	if a.whole != nil {
 		e.Session = a.whole.Job
@@ -96,6 +107,7 @@ func (a *admission) about() audit.Entry {
 func (d *Daemon) noteRefused(c *handoff.Conn, l *live, phase, cause string) {
 	e := asked(audit.Refused, &c.Request)
 	if l != nil && l.record != nil {
+		e = ofRun(e, l.run)
 		e.Session, e.User = l.record.ID, l.record.User
 	}
 	e.Phase, e.Detail = phase, cause
@@ -104,7 +116,7 @@ func (d *Daemon) noteRefused(c *handoff.Conn, l *live, phase, cause string) {
 
 // noteJoined is of a job step that was let into a session.
 func (d *Daemon) noteJoined(c *handoff.Conn, l *live, cwd string) {
-	e := asked(audit.Joined, &c.Request)
+	e := ofRun(asked(audit.Joined, &c.Request), l.run)
 	e.Session, e.User = l.record.ID, l.record.User
 	e.Detail = fmt.Sprintf("%d tasks in %s", c.Request.Tasks, cwd)
 	d.note(e)

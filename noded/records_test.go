@@ -109,6 +109,43 @@ func TestEachStepAndEachTryToUndoItHasARecordAndAPhase(t *testing.T) {
 	}
 }
 
+func TestTheRecordsOfARunNameItsTaskAndItsAttempt(t *testing.T) {
+	d, h, _ := recording(t, policy.OnDemand)
+	request := handoff.Request{Job: 7, UID: 2001, Step: handoff.BatchStep, ArrayJob: 5, ArrayTask: 0}
+	names := func(what string, task *uint32, attempt uint32) {
+		t.Helper()
+		r := h.last(t)
+		if (r.Task == nil) != (task == nil) || task != nil && *r.Task != *task || r.Attempt != attempt {
+			t.Errorf("%s: task %v, attempt %d in %+v", what, r.Task, r.Attempt, r)
+		}
+	}
+	zero := uint32(0) // the first task of most arrays
+	d.noteRefused(&handoff.Conn{Request: request}, nil, "admit", "not sealed")
+	names("refused before anything is known of it", &zero, 0)
+
+	l := newLive(7)
+	d.take(l)
+	a := &admission{request: &request, run: sealed.Run{Task: 0, Attempt: 2}, whole: &sealed.Manifest{}}
+	d.noteIncident(audit.Replayed, a.about(), "")
+	names("a run that came again", &zero, 2)
+	d.begin(l, a.run, &session.Record{ID: strings.Repeat("0", 32), Job: 7})
+	d.noteAdmitted(l, time.Now())
+	names("admitted", &zero, 2)
+	d.noteRefused(&handoff.Conn{Request: request}, l, "keys", "no")
+	names("refused later", &zero, 2)
+	d.noteJoined(&handoff.Conn{Request: request}, l, "/")
+	names("a step", &zero, 2)
+	d.incidents(audit.DoorOpened)("sshd")
+	names("what happened meanwhile", &zero, 2)
+	d.release(l)
+
+	request.ArrayJob = noVal
+	d.note(asked(audit.Refused, &request))
+	names("a job that runs once", nil, 0)
+	d.noteReleased(withSession(t, d), time.Now())
+	names("its session", nil, 0)
+}
+
 // The secrets of a job are at hand wherever a record is made. None takes them.
 func TestNoRecordHasASecretOfTheJob(t *testing.T) {
 	d, h, dir := recording(t, policy.OnDemand)

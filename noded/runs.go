@@ -14,6 +14,9 @@ import (
 // noVal is Slurm's NO_VAL (slurm/slurm.h): the array of a job of none.
 const noVal = 0xfffffffe
 
+// onlyRun is that of a job that runs once.
+var onlyRun = sealed.Run{Task: sealed.NoTask}
+
 // chooseRun finds out which of the runs that the job was sealed for this launch
 // is, and narrows the admission to it. The task comes from slurmstepd, how often
 // the job was requeued from slurmctld, which slurmstepd does not say (Slurm

@@ -9,6 +9,7 @@ import (
 	"cloister/noded/audit"
 	"cloister/noded/lockdown"
 	"cloister/noded/session"
+	"cloister/sealed"
 
 	"go.uber.org/zap"
 )
@@ -139,16 +140,17 @@ func (d *Daemon) groups() []string {
 	return groups
 }
 
-// begin gives a session its record, from which the watches know its processes.
-func (d *Daemon) begin(l *live, r *session.Record) {
+// begin gives a session its record, from which the watches know its processes,
+// and says which of the job's runs it is.
+func (d *Daemon) begin(l *live, run sealed.Run, r *session.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l.record = r
+	l.run, l.record = run, r
 }
 
 // newLive is a session of a Slurm job.
 func newLive(job uint32) *live {
-	return &live{slurmJob: job, since: time.Now().UTC(), stopped: make(chan struct{})}
+	return &live{slurmJob: job, since: time.Now().UTC(), run: onlyRun, stopped: make(chan struct{})}
 }
 
 // end has the session ended, once; the first reason counts.

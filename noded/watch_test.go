@@ -52,7 +52,7 @@ func withSession(t *testing.T, d *Daemon) *live {
 	if !d.take(l) {
 		t.Fatal("the node is taken")
 	}
-	d.begin(l, &session.Record{ID: strings.Repeat("0", 32), Job: 7})
+	d.begin(l, onlyRun, &session.Record{ID: strings.Repeat("0", 32), Job: 7})
 	return l
 }
 

@@ -70,6 +70,10 @@ type Entry struct {
 	// Job and Step are Slurm's numbers. A batch script has no Step.
 	Job  uint32  `json:"job,omitempty"`
 	Step *uint32 `json:"step,omitempty"`
+	// Task is the job's in its array, Attempt how often it was requeued before:
+	// the run of the sealed job.
+	Task    *uint32 `json:"task,omitempty"`
+	Attempt uint32  `json:"attempt,omitempty"`
 	// UID and User are of the job's owner.
 	UID  *uint32 `json:"uid,omitempty"`
 	User string  `json:"user,omitempty"`

@@ -94,6 +94,12 @@ func message(r audit.Record) string {
 		if r.Step != nil {
 			fmt.Fprintf(&b, ".%d", *r.Step)
 		}
+		if r.Task != nil {
+			fmt.Fprintf(&b, ", task %d", *r.Task)
+		}
+		if r.Attempt > 0 {
+			fmt.Fprintf(&b, ", attempt %d", r.Attempt)
+		}
 		if r.User != "" {
 			b.WriteString(" of " + r.User)
 		}
@@ -132,6 +138,10 @@ func fields(r audit.Record, h audit.Head) map[string]string {
 		number("JOB", &r.Job)
 	}
 	number("STEP", r.Step)
+	number("TASK", r.Task)
+	if r.Attempt != 0 {
+		number("ATTEMPT", &r.Attempt)
+	}
 	number("UID", r.UID)
 	put("USER", r.User)
 	put("PHASE", r.Phase)

@@ -34,21 +34,21 @@ func TestANodesDrainAndItsReasonAreReadFromScontrolsLine(t *testing.T) {
 }
 
 func TestTheJournalHasEveryFieldOfARecordAndOneLineForAPerson(t *testing.T) {
-	step, uid := uint32(0), uint32(0)
+	step, uid, task := uint32(0), uint32(0), uint32(0)
 	r := audit.Record{Seq: 3, Entry: audit.Entry{
-		Event: audit.Trouble, Incident: audit.StepRefused, Session: strings.Repeat("a", 32), Job: 7, Step: &step, UID: &uid, User: "alice",
+		Event: audit.Trouble, Incident: audit.StepRefused, Session: strings.Repeat("a", 32), Job: 7, Step: &step, Task: &task, Attempt: 2, UID: &uid, User: "alice",
 		Phase: "admit", Outcome: audit.Failed, Took: 1.5, Detail: "no proof", More: 2,
 	}}
 	h := audit.Head{Seq: 3, Hash: strings.Repeat("b", 64)}
 	want := map[string]string{
-		"CLOISTER_EVENT": "incident", "CLOISTER_INCIDENT": "step-refused", "CLOISTER_SESSION": r.Session, "CLOISTER_JOB": "7", "CLOISTER_STEP": "0",
+		"CLOISTER_EVENT": "incident", "CLOISTER_INCIDENT": "step-refused", "CLOISTER_SESSION": r.Session, "CLOISTER_JOB": "7", "CLOISTER_STEP": "0", "CLOISTER_TASK": "0", "CLOISTER_ATTEMPT": "2",
 		"CLOISTER_UID": "0", "CLOISTER_USER": "alice", "CLOISTER_PHASE": "admit", "CLOISTER_OUTCOME": "failed", "CLOISTER_TOOK_MS": "1.5",
 		"CLOISTER_DETAIL": "no proof", "CLOISTER_MORE": "2", "CLOISTER_HEAD": h.String(),
 	}
 	if got := fields(r, h); !maps.Equal(got, want) {
 		t.Errorf("fields %v, want %v", got, want)
 	}
-	if got := message(r); got != "incident: a step was started into a secure job, job 7.0 of alice, 1.5 ms, failed, and 2 more like it: no proof" {
+	if got := message(r); got != "incident: a step was started into a secure job, job 7.0, task 0, attempt 2 of alice, 1.5 ms, failed, and 2 more like it: no proof" {
 		t.Errorf("message %q", got)
 	}
 	if got := message(audit.Record{Entry: audit.Entry{Event: audit.Undone, Phase: "unlock", Job: 7, User: "alice"}}); got != "unlock undone, job 7 of alice" {

@@ -97,6 +97,10 @@ echo "task $SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_COUNT in $SLURM_ARRAY_JOB_I
 	if n, err := s.Incidents(ctx, cluster.S2, audit.Replayed); err != nil || n != 1 {
 		t.Errorf("a task that came again is %d incidents, %v", n, err)
 	}
+	for task := 1; task <= 3; task++ {
+		wantRecord(t, s, fmt.Sprintf("CLOISTER_EVENT=ended CLOISTER_TASK=%d", task))
+	}
+	wantRecord(t, s, "CLOISTER_INCIDENT=replayed CLOISTER_TASK=2")
 	// What the node remembers of runs is what another node lacks.
 	if _, err := s.Output(ctx, cluster.S2, "rm -f /var/lib/cloister/jobs/*"); err != nil {
 		t.Fatal(err)
@@ -105,6 +109,26 @@ echo "task $SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_COUNT in $SLURM_ARRAY_JOB_I
 		t.Errorf("a task on a node that does not remember it: %s", said)
 	}
 	clean(t, s, cluster.S2)
+}
+
+// wantRecord wants one record on s2 that has all the fields, in the journal and,
+// with the journal's number and hash of it, in the file.
+func wantRecord(t *testing.T, s *deploy.Site, fields string) {
+	t.Helper()
+	out, err := s.Output(t.Context(), cluster.S2, `heads=$(journalctl -q -b -o cat --output-fields=CLOISTER_HEAD `+fields+`)
+for h in $heads; do grep -h "\"hash\":\"${h#*:}\"" /var/lib/cloister/audit/*; done`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(out, "\n") != 1 {
+		t.Errorf("of %s there are these records: %q", fields, out)
+	}
+	for _, f := range strings.Fields(fields) {
+		name, value, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(f, "CLOISTER_")), "=")
+		if !strings.Contains(out, `"`+name+`":`+value) && !strings.Contains(out, `"`+name+`":"`+value+`"`) {
+			t.Errorf("the record has no %s: %s", f, out)
+		}
+	}
 }
 
 // requeue has Slurm start a running job anew and returns when it waits for that.
@@ -167,6 +191,7 @@ sleep 1000
 			t.Errorf("attempt %d printed %q, %v", attempt, got, err)
 		}
 	}
+	wantRecord(t, s, fmt.Sprintf("CLOISTER_EVENT=ended CLOISTER_JOB=%d CLOISTER_ATTEMPT=1", job))
 	clean(t, s, cluster.S2)
 	// Who controls slurmctld can say anything of how often it requeued the job.
 	if _, err := s.Output(ctx, cluster.S2, "rm /usr/bin/squeue"); err != nil {
