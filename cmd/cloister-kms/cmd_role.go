@@ -35,9 +35,11 @@ func newRoleAdd(p *place) *cobra.Command {
 		Use:   "add NAME [--may WHAT,...] [--max-ttl TIME] [--max-tokens N] [--rate N]",
 		Short: "Add a role, or change it with --replace",
 		Long: `add makes a role. --may names what its users may do:
+
   wrap    wrap job keys, which is what sealing a job takes
   list    list the accessors of unused tokens, and look up whose they are
   revoke  revoke anybody's unused token by its accessor
+
 Everybody may revoke what they wrapped themselves. Nobody may read what is wrapped.
 
 Limits are for each user; they can lower the server's, not raise them. A changed role

@@ -12,7 +12,12 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"cloister/cmd/manual"
 )
+
+// version is set by the linker: -X main.version=…
+var version = "development"
 
 // Exit codes, an interface for scripts: 0 done, 1 failed, 2 wrong arguments.
 const (
@@ -60,16 +65,15 @@ and small sites; larger ones run OpenBao or HashiCorp Vault instead.`,
   cloister-kms user add alice
   cloister-kms user passwd alice
   cloister-kms status`,
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		Args:              noVerb,
-		RunE:              func(*cobra.Command, []string) error { return errors.New("a verb is missing") },
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          noVerb,
+		RunE:          func(*cobra.Command, []string) error { return errors.New("a verb is missing") },
 	}
 	var p place
 	root.PersistentFlags().StringVar(&p.dir, "state", defaultState, "state `directory`")
 	root.PersistentFlags().StringVar(&p.key, "state-key", "", "the `file` with the key of the state (default: "+defaultKey+", or the state's name with .key)")
-	root.AddCommand(newInit(&p), newUser(&p), newRole(&p), newServe(&p), newStatus(&p), newBackup(&p), newRestore(&p))
+	root.AddCommand(newInit(&p), newUser(&p), newRole(&p), newServe(&p), newStatus(&p), newBackup(&p), newRestore(&p), manual.Command("8", version))
 	return root
 }
 

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"cloister/client/advice"
+	"cloister/cmd/manual"
 	"cloister/sealed"
 
 	"github.com/spf13/cobra"
@@ -98,7 +99,7 @@ VAULT_TOKEN hold your token for the KMS, else cloister login has put it there.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return advice.Misuse(cmd.CommandPath()+" --help", "%w", err)
 	})
-	root.AddCommand(newInit(a), newSite(a), newLogin(a), newLogout(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newNode(a), newAudit(a), newDocs())
+	root.AddCommand(newInit(a), newSite(a), newLogin(a), newLogout(a), newVolume(a), newSeal(a), newImage(a), newVerify(a), newRevoke(a), newNode(a), newAudit(a), manual.Command("1", version))
 	wantArguments(root)
 	return root
 }

@@ -1,16 +1,20 @@
-package main
+// Package manual writes the manual pages of a command line out of its help. They
+// are not kept in the repository: whoever packages the programs makes them.
+package manual
 
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 )
 
-// newDocs writes the man pages when a package is built.
-func newDocs() *cobra.Command {
+// Command is a hidden "docs man DIR", which writes a page of that section
+// (man-pages(7)) for the program and for each of its commands.
+func Command(section, version string) *cobra.Command {
 	c := &cobra.Command{Use: "docs", Short: "Write documentation", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	c.AddCommand(&cobra.Command{
@@ -23,9 +27,10 @@ func newDocs() *cobra.Command {
 			}
 			// The same pages whenever they are made.
 			date := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-			header := &doc.GenManHeader{Title: "CLOISTER", Section: "1", Source: "Cloister " + version, Manual: "Cloister", Date: &date}
-			cmd.Root().DisableAutoGenTag = true
-			return doc.GenManTree(cmd.Root(), header, args[0])
+			root := cmd.Root()
+			root.DisableAutoGenTag = true
+			header := &doc.GenManHeader{Title: strings.ToUpper(root.Name()), Section: section, Source: "Cloister " + version, Manual: "Cloister", Date: &date}
+			return doc.GenManTree(root, header, args[0])
 		},
 	})
 	return c
