@@ -29,8 +29,9 @@ test: deps lint test-unit plugin-test test-cluster ## all tests, also on the rea
 	@echo "make test: everything passed"
 
 .PHONY: test-unit
-test-unit: deps ## the tests that need no cluster (about 4 minutes)
+test-unit: deps ## the tests that need no cluster (about 4 minutes); prints what taken keys open
 	$(GO) test -timeout 15m ./...
+	$(GO) test -count 1 -v -run 'NoVolume$$' ./tests/keys
 
 .PHONY: test-cluster
 test-cluster: deps ## the tests on the real cluster alone

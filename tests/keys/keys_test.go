@@ -5,7 +5,6 @@ package keys
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -127,6 +126,9 @@ func holds(b []byte, key secret.Bytes) bool {
 	}, func(form []byte) bool { return bytes.Contains(b, form) })
 }
 
+// patients is what the volume holds.
+const patients = "Ada"
+
 // a job of alice's: a volume of hers, one that the node makes, and a secret file.
 type job struct {
 	file    []byte
@@ -147,7 +149,7 @@ func seal(t *testing.T) job {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Mkdir(path("patients"), 0o700), os.WriteFile(path("patients/table"), []byte("Ada"), 0o600),
+	if err := errors.Join(os.Mkdir(path("patients"), 0o700), os.WriteFile(path("patients/table"), []byte(patients), 0o600),
 		os.WriteFile(path("key.pem"), pem.Reveal(), 0o600), os.WriteFile(path("job.sh"), []byte(script), 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -211,47 +213,34 @@ func (j job) open(t *testing.T, id age.Identity, key secret.Bytes) (*sealed.Secr
 	return m.OpenSecrets(key)
 }
 
-// extract tries a key on the volume's file.
-func (j job) extract(t *testing.T, key secret.Bytes) error {
+func stranger(t *testing.T) age.Identity {
 	t.Helper()
-	_, err := volume.Extract(context.Background(), volume.ExtractOptions{Path: j.volume, To: filepath.Join(t.TempDir(), "out"), Pinned: j.pinned, VolumeKey: key})
-	return err
+	id, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }
 
-func TestWhatTheKMSEverHadOpensNoVolume(t *testing.T) {
+func TestWhatTheKMSStoredAndSentOpensNoVolume(t *testing.T) {
 	j := seal(t)
 	all := j.between.everything(t)
-	for i, key := range j.keys {
-		if key.Len() > 0 && holds(all, key) {
-			t.Errorf("the KMS has key %d", i)
-		}
-	}
 	if bytes.Contains(all, j.file[:256]) {
 		t.Error("the KMS has the sealed job")
 	}
 	jobKeys := j.between.jobKeys(t)
 	if len(jobKeys) != 2 || !jobKeys[0].Equal(jobKeys[1]) {
-		t.Fatalf("the operator heard %d job keys: the search above finds nothing in what it searches", len(jobKeys))
+		t.Fatalf("the operator heard %d job keys: the search finds nothing in what it searches", len(jobKeys))
 	}
-	stranger, err := age.GenerateHybridIdentity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := j.open(t, stranger, jobKeys[0]); !errors.Is(err, sealed.ErrOtherNode) {
-		t.Errorf("the job key and the sealed job, without a node's identity: %v", err)
-	}
-	twice := secret.New(slices.Concat(jobKeys[0].Reveal(), jobKeys[0].Reveal()))
-	if err := j.extract(t, twice); err == nil {
-		t.Error("the job key opens the volume")
-	}
-	// With all three it opens, so each refusal above is of what was left out.
-	s, err := j.open(t, j.node, jobKeys[0])
-	if err != nil || !s.Volumes[0].VolumeKey.Equal(j.keys[0]) || !s.Files[0].Equal(j.keys[4]) {
-		t.Fatalf("with all that it takes: %v", err)
-	}
-	if err := j.extract(t, s.Volumes[0].VolumeKey); err != nil {
-		t.Errorf("with the volume's own key: %v", err)
-	}
+	heard := jobKeys[0].Reveal()
+	key := func(b ...byte) secret.Bytes { return secret.New(b) }
+	tries(t, "taken: all that the KMS stored, heard and sent", []piece{
+		{"every byte of it, searched for the job's keys", func() error { return j.search(t, all) }, errNoKey},
+		{"the job key in it, as the volume's key", func() error { return j.read(t, key(slices.Concat(heard, heard)...)) }, errPatients},
+		{"the job key and zeros, as the volume's key", func() error { return j.read(t, key(append(bytes.Clone(heard), make([]byte, 32)...)...)) }, errPatients},
+		{"the job key and the sealed job", func() error { return j.unseal(t, stranger(t), jobKeys[0]) }, sealed.ErrOtherNode},
+		{"the job key, the sealed job, the node's identity", func() error { return j.unseal(t, j.node, jobKeys[0]) }, nil},
+	})
 }
 
 func TestWhatTheKMSStoresHasNoJobKey(t *testing.T) {
@@ -265,7 +254,7 @@ func TestWhatTheKMSStoresHasNoJobKey(t *testing.T) {
 	}
 }
 
-func TestASealedJobAndANodesIdentityOpenNoVolumeWithoutAnUnusedToken(t *testing.T) {
+func TestASealedJobAndANodesIdentityOpenNoVolume(t *testing.T) {
 	j := seal(t)
 	e, err := sealed.Parse(j.file)
 	if err != nil {
@@ -279,33 +268,51 @@ func TestASealedJobAndANodesIdentityOpenNoVolumeWithoutAnUnusedToken(t *testing.
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, key := range j.keys {
-		if key.Len() > 0 && (holds(line, key) || holds(script, key)) {
-			t.Errorf("the opened job has key %d", i)
-		}
-	}
-	// What could be tried in the job key's place.
-	for _, token := range append(m.Tokens, m.Spare) {
-		sum := sha256.Sum256([]byte(token))
-		for _, guess := range [][]byte{sum[:], make([]byte, sealed.JobKeySize), []byte(m.Job)} {
-			if _, err := sealed.OpenSecrets(m.Secrets, secret.New(guess), m.Job); !errors.Is(err, sealed.ErrSecrets) {
-				t.Errorf("a guess: %v", err)
+	guess := func() (err error) {
+		for _, token := range append(m.Tokens, m.Spare) {
+			sum := sha256.Sum256([]byte(token))
+			for _, g := range [][]byte{sum[:], make([]byte, sealed.JobKeySize), []byte(m.Job)} {
+				if err = j.unseal(t, j.node, secret.New(g)); err == nil {
+					return nil
+				}
 			}
 		}
+		return err
 	}
-	key, err := j.between.client.Redeem(t.Context(), secret.New([]byte(m.Tokens[0])))
-	if err != nil {
-		t.Fatal(err)
+	redeem := func(token string) error {
+		key, err := j.between.client.Redeem(t.Context(), secret.New([]byte(token)))
+		if err != nil {
+			return err
+		}
+		return j.unseal(t, j.node, key)
 	}
-	if _, err := j.open(t, j.node, key); err != nil {
-		t.Errorf("the node itself: %v", err)
+	revoked := func() error {
+		another := seal(t)
+		text := another.between.everything(t)
+		for _, m := range regexp.MustCompile(`"wrap_info":{"token":"[^"]+","accessor":"([^"]+)"`).FindAllSubmatch(text, -1) {
+			if err := another.between.client.Revoke(t.Context(), another.between.user, string(m[1])); err != nil {
+				return nil // nothing was shown
+			}
+		}
+		e, err := sealed.Parse(another.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _, err := e.Decrypt(another.node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = another.between.client.Redeem(t.Context(), secret.New([]byte(m.Tokens[0])))
+		return err
 	}
-	if _, err := j.between.client.Redeem(t.Context(), secret.New([]byte(m.Tokens[0]))); !errors.Is(err, kms.ErrUsed) {
-		t.Errorf("the token again: %v", err)
-	}
-	// Nor does another job's key.
-	other := seal(t)
-	if _, err := j.open(t, j.node, other.between.jobKeys(t)[0]); !errors.Is(err, sealed.ErrSecrets) {
-		t.Errorf("another job's key: %v", err)
-	}
+	other := seal(t).between.jobKeys(t)[0]
+	tries(t, "taken: a sealed job and a node's identity", []piece{
+		{"the sealed job alone", func() error { return j.unseal(t, stranger(t), other) }, sealed.ErrOtherNode},
+		{"both: script, manifest, tokens, searched for the job's keys", func() error { return j.search(t, slices.Concat(line, script)) }, errNoKey},
+		{"both, guessing the job key by what is in them", guess, sealed.ErrSecrets},
+		{"both, with another job's key", func() error { return j.unseal(t, j.node, other) }, sealed.ErrSecrets},
+		{"both, and the KMS, with an unused token", func() error { return redeem(m.Tokens[0]) }, nil},
+		{"both, and the KMS, after that", func() error { return redeem(m.Tokens[0]) }, kms.ErrUsed},
+		{"both, and the KMS, once the owner revoked the job", revoked, kms.ErrUsed},
+	})
 }
