@@ -51,6 +51,7 @@ type question struct {
 	noted  chan error // gets the outcome of noting it, nil before that began
 	before bool       // it was asked before
 	put    bool       // it may have reached the key server
+	spare  bool       // so may the spare token
 }
 
 // noteQuestion begins to note that the key server will be asked, which must be on disk
@@ -251,6 +252,7 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 	if errors.Is(err, kms.ErrUsed) && askedBefore {
 		// This node asked and never saw the answer: that is what the spare is for.
 		d.log.Warn("an answer of the KMS was lost, using the spare token", zap.String("run", a.id()))
+		a.question.spare = true
 		key, err = d.exchange(ctx, m.Spare)
 	}
 	if err != nil {
@@ -275,6 +277,23 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 		return nil, err
 	}
 	return secrets, nil
+}
+
+// useUpSpare makes the spare token of a job that runs once worthless when its
+// script runs: until it expires it would give the key to somebody else, whom
+// nobody would notice. One that is gone already was taken, or revoked just now.
+func (d *Daemon) useUpSpare(ctx context.Context, a *admission) {
+	if a.whole.Runs.Count() > 1 || a.question.spare {
+		return
+	}
+	key, err := d.exchange(ctx, a.whole.Spare)
+	defer key.Wipe()
+	switch {
+	case errors.Is(err, kms.ErrUsed), errors.Is(err, kms.ErrForeign):
+		d.noteIncident(audit.TokenUsed, a.about(), "its spare token")
+	case err != nil:
+		d.log.Warn("the spare token is still there", zap.String("run", a.id()), zap.Error(err))
+	}
 }
 
 func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {

@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"cloister/noded/helper"
 )
 
 // living are what stays among the freed strings, so that their pages cannot be given back whole.
@@ -18,6 +20,7 @@ var living []string
 
 // TestMain runs a process that had a secret in many strings and lost them.
 func TestMain(m *testing.M) {
+	helper.Main()
 	if os.Getenv("CLOISTER_TEST_FORGETS") == "" {
 		os.Exit(m.Run())
 	}

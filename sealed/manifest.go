@@ -53,7 +53,7 @@ type Manifest struct {
 	Runs *Runs `json:"runs,omitempty"`
 
 	Tokens []string `json:"tokens"` // single-use KMS tokens for the job key, one for each of Runs.All
-	Spare  string   `json:"spare"`  // one more, for a lost answer
+	Spare  string   `json:"spare"`  // one more for the whole job, for a lost answer
 
 	Secrets []byte `json:"secrets"` // see SealSecrets
 

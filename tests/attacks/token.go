@@ -27,7 +27,7 @@ func stolenToken(ctx context.Context, s *deploy.Site) error {
 	if err != nil {
 		return err
 	}
-	token, err := tokenOf(s, name)
+	m, err := manifestOf(s, name)
 	if err != nil {
 		return err
 	}
@@ -39,8 +39,10 @@ func stolenToken(ctx context.Context, s *deploy.Site) error {
 	if err != nil {
 		return err
 	}
-	const take = probe + " redeem https://head:8200"
-	took, err := s.Output(ctx, cluster.Login, take, cluster.Stdin([]byte(token+"\n"+ca)))
+	take := func(token string) (string, error) {
+		return s.Output(ctx, cluster.Login, probe+" redeem https://head:8200", cluster.Stdin([]byte(token+"\n"+ca)))
+	}
+	took, err := take(m.Tokens[0])
 	if err != nil {
 		return fmt.Errorf("the thief gets no key: %w", err)
 	}
@@ -54,24 +56,75 @@ func stolenToken(ctx context.Context, s *deploy.Site) error {
 	if after-before != 1 {
 		return fmt.Errorf("%d incidents are recorded, want 1", after-before)
 	}
+	return stolenSpare(ctx, s, take)
+}
+
+// stolenSpare takes the token that a job keeps for a lost answer: the job does
+// not need it, and the theft is noticed all the same. Of a job that ran none is
+// left.
+func stolenSpare(ctx context.Context, s *deploy.Site, take func(string) (string, error)) error {
+	name, err := sealed(ctx, s, "spare", "")
+	if err != nil {
+		return err
+	}
+	m, err := manifestOf(s, name)
+	if err != nil {
+		return err
+	}
+	if _, err := take(m.Spare); err != nil {
+		return fmt.Errorf("the thief gets no key: %w", err)
+	}
+	before, err := incidents(ctx, s)
+	if err != nil {
+		return err
+	}
+	run := func(file string) error {
+		id, err := s.Submit(ctx, "alice", "--secure "+file)
+		if err != nil {
+			return err
+		}
+		if err := completed(ctx, s, id); err != nil {
+			return err
+		}
+		return idle(ctx, s, cluster.S2)
+	}
+	if err := run(name + ".sealed"); err != nil {
+		return err
+	}
+	after, err := incidents(ctx, s)
+	if err != nil {
+		return err
+	}
+	if after-before != 1 {
+		return got("who took the spare token has the key, and %d incidents are recorded", after-before)
+	}
+	if name, err = sealed(ctx, s, "ran", ""); err != nil {
+		return err
+	}
+	if m, err = manifestOf(s, name); err != nil {
+		return err
+	}
+	if err := run(name + ".sealed"); err != nil {
+		return err
+	}
+	if took, err := take(m.Spare); err == nil {
+		return got("after the job the spare token gives its key: %s", strings.TrimSpace(took))
+	}
 	return nil
 }
 
-func tokenOf(s *deploy.Site, name string) (string, error) {
+// manifestOf reads a job of alice's with the node's identity.
+func manifestOf(s *deploy.Site, name string) (*format.Manifest, error) {
 	identity, err := os.Open(s.Identity(cluster.S2))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer identity.Close()
 	ids, err := age.ParseIdentities(identity)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	m, err := opened(s, name, ids)
-	if err != nil {
-		return "", err
-	}
-	return m.Tokens[0], nil
+	return opened(s, name, ids)
 }
 
 // opened is the manifest of a sealed job of alice's.

@@ -19,6 +19,7 @@ type node struct {
 	number int
 	dir    string // the cluster's run directory: relative paths below are in it
 	agent  *agent
+	hasTPM bool
 
 	mu   sync.Mutex
 	proc *exec.Cmd
@@ -100,7 +101,7 @@ func (n *node) args(b boot) []string {
 	if b.incoming {
 		args = append(args, "-incoming", "defer")
 	}
-	return args
+	return append(args, n.tpmArgs()...)
 }
 
 func onOff(b bool) string {

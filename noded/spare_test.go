@@ -1,0 +1,118 @@
+package noded
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cloister/kms"
+	"cloister/kms/server"
+	"cloister/noded/account"
+	"cloister/noded/audit"
+	"cloister/noded/handoff"
+	"cloister/noded/redeem"
+	"cloister/policy"
+	"cloister/sealed"
+	"cloister/secret"
+)
+
+// withKMS gives a daemon a key server of its own and returns what wraps there.
+func withKMS(t *testing.T, d *Daemon) (wrap func() secret.Bytes, client *kms.Client) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "kms")
+	ca, err := server.Init(dir, []string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := server.AddUser(dir, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.Open(server.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l, nil) }()
+	t.Cleanup(func() {
+		stop()
+		if err := errors.Join(<-done, s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	c := kms.Config{Address: "https://" + l.Addr().String(), CAPEM: ca}
+	if d.kms, err = redeem.New(c); err != nil {
+		t.Fatal(err)
+	}
+	if client, err = kms.New(c); err != nil {
+		t.Fatal(err)
+	}
+	return func() secret.Bytes {
+		key, err := secret.Random(rand.Reader, kms.JobKeySize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := client.Wrap(t.Context(), user, key, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w.Token
+	}, client
+}
+
+func TestTheSpareOfAJobThatRunsOnceIsUsedUpAndOneThatIsGoneIsAnIncident(t *testing.T) {
+	d, h, _ := recording(t, policy.OnDemand)
+	wrap, client := withKMS(t, d)
+	spare := wrap()
+	a := &admission{
+		request: &handoff.Request{Job: 7, Step: handoff.BatchStep}, run: onlyRun, user: account.Account{Name: "alice"},
+		whole: &sealed.Manifest{Job: strings.Repeat("a", 32), Spare: string(spare.Reveal())}, manifest: &sealed.Manifest{Job: strings.Repeat("a", 32)},
+	}
+	incidents := func() (n int) {
+		for _, e := range h.events() {
+			if e == audit.Trouble {
+				n++
+			}
+		}
+		return n
+	}
+
+	// An array's spare is for the tasks to come, one that the node has used is
+	// its own.
+	several := *a
+	several.whole = &sealed.Manifest{Runs: &sealed.Runs{Tasks: []uint32{1, 2}, Attempts: 1}, Spare: a.whole.Spare}
+	d.useUpSpare(t.Context(), &several)
+	used := *a
+	used.question.spare = true
+	d.useUpSpare(t.Context(), &used)
+	d.useUpSpare(t.Context(), a)
+	if n := incidents(); n != 0 {
+		t.Errorf("%d incidents", n)
+	}
+	if _, err := client.Redeem(t.Context(), spare); !errors.Is(err, kms.ErrUsed) {
+		t.Errorf("the spare token afterwards: %v", err)
+	}
+
+	d.useUpSpare(t.Context(), a)
+	if r := h.last(t); incidents() != 1 || r.Incident != audit.TokenUsed || r.User != "alice" || r.Session != a.whole.Job || r.Detail != "its spare token" {
+		t.Errorf("a spare token that somebody took: %+v", r)
+	}
+	// A key server that cannot be reached says nothing of the token.
+	a.whole.Spare = string(wrap().Reveal())
+	gone, stop := context.WithCancel(t.Context())
+	stop()
+	d.useUpSpare(gone, a)
+	if n := incidents(); n != 1 {
+		t.Errorf("%d incidents when the key server could not be asked", n)
+	}
+}

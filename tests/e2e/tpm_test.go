@@ -1,0 +1,84 @@
+//go:build cluster && full
+
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cloister/tests/cluster"
+	"cloister/tests/deploy"
+)
+
+// With the stock systemd-creds, the example's drop-in, and emulated TPMs.
+func TestAnIdentityThatIsBoundToANodesTPMOpensJobsThereAndNowhereElse(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	on := func(node, script string) string {
+		t.Helper()
+		out, err := s.Output(ctx, node, "set -e\n"+script)
+		if err != nil {
+			log, _ := s.Output(ctx, node, "journalctl -q -b -n 30 -u cloister-noded")
+			t.Fatalf("%v\n%s", err, log)
+		}
+		return strings.TrimSpace(out)
+	}
+	for _, node := range []string{cluster.S2, cluster.S1} {
+		if err := s.AddTPM(ctx, node); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %s", node, on(node, "systemd-creds has-tpm2"))
+	}
+	example, err := filepath.Abs("../../systemd/examples/noded-encrypted-identity.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	on(cluster.S2, "mkdir -p /etc/systemd/system/cloister-noded.service.d")
+	if err := s.Put(ctx, cluster.S2, example, "/etc/systemd/system/cloister-noded.service.d/identity.conf", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// What systemd-creds would take besides on a machine without a TPM is not there.
+	on(cluster.S2, `cd /etc/cloister
+systemd-creds encrypt --with-key=tpm2 --name=identity identity identity.cred
+chmod 600 identity.cred
+cp identity.cred /shared/identity.cred
+shred -u identity
+rm -f /var/lib/systemd/credential.secret
+systemctl daemon-reload
+systemctl restart cloister-noded
+systemctl is-active cloister-noded`)
+	for _, name := range []string{"one", "two"} {
+		if err := s.Seal(ctx, "alice", name, queued+"#CLOISTER volume="+name+".luks:/results:rw,create,size=32M\necho hello\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runs := func(name string) {
+		t.Helper()
+		if end := run(t, s, "alice", name+".sealed"); end.State != "COMPLETED" {
+			t.Errorf("the job is %s: %s", end.State, end.Output)
+		}
+		clean(t, s, cluster.S2)
+	}
+	runs("one")
+
+	// A copy on another node, with another TPM: for systemd-creds, and for noded.
+	r, err := s.Run(ctx, cluster.S1, "systemd-creds decrypt --name=identity /shared/identity.cred - | grep -c AGE-SECRET-KEY")
+	if err != nil || r.Exit == 0 || strings.TrimSpace(r.Stdout) != "0" || r.Stderr == "" {
+		t.Errorf("another node's TPM: exit status %d, %q, %s, %v", r.Exit, r.Stdout, r.Stderr, err)
+	}
+	t.Logf("another node says: %s", strings.TrimSpace(r.Stderr))
+	if n := on(cluster.S2, "systemd-creds decrypt --name=identity /shared/identity.cred - | grep -c AGE-SECRET-KEY"); n != "1" {
+		t.Errorf("its own TPM gives %s identities: the refusal above is of something else", n)
+	}
+
+	// The TPM gives it again after a reboot.
+	if err := s.PowerCut(cluster.S2); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(ctx, cluster.S2); err != nil {
+		t.Fatal(err)
+	}
+	on(cluster.S2, "systemctl is-active cloister-noded")
+	runs("two")
+}
