@@ -62,6 +62,28 @@ func TestASignedFileNamesItsSignerAndStaysTOML(t *testing.T) {
 	}
 }
 
+func TestWhoComparesTheFingerprintPinsNobodyElsesKey(t *testing.T) {
+	mine, theirs, unsigned := valid(t), valid(t), valid(t)
+	b := sign(t, mine, newSigner(t), day)
+	evil := sign(t, theirs, newSigner(t), day)
+	unsigned.Issued = mine.Issued
+	if mine.Fingerprint() == theirs.Fingerprint() || mine.Fingerprint() == unsigned.Fingerprint() {
+		t.Errorf("the same contents have the fingerprint %s whoever signs them", mine.Fingerprint())
+	}
+	home := t.TempDir()
+	a, err := Add(home, b, false)
+	if err != nil || a.Fingerprint != mine.Fingerprint() || a.Known {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if a, err := Add(home, b, false); err != nil || !a.Known {
+		t.Errorf("the same again: %+v, %v", a, err)
+	}
+	var conflict *ConflictError
+	if _, err := Add(home, evil, false); !errors.As(err, &conflict) || conflict.New != theirs.Fingerprint() || !strings.Contains(conflict.Why, mine.SignedBy()) {
+		t.Errorf("the same contents by another key: %v", err)
+	}
+}
+
 func TestAnyChangeOfASignedFileIsRefused(t *testing.T) {
 	good := string(sign(t, valid(t), newSigner(t), day))
 	_, other := newRecipient(t)

@@ -293,11 +293,16 @@ func (f *File) Encode() ([]byte, error) {
 }
 
 // Fingerprint is SHA256: and the unpadded base64 digest of Encode's bytes, the
-// form in which OpenSSH shows a key's. It is "" for an invalid file.
+// form in which OpenSSH shows a key's. It is "" for an invalid file. Of a signed
+// file it is of the key, too: who compares it must not pin somebody else's key,
+// who signed the same contents.
 func (f *File) Fingerprint() string {
 	b, err := f.Encode()
 	if err != nil {
 		return ""
+	}
+	if by := f.SignedBy(); by != "" {
+		b = append(b, "signed by "+by+"\n"...) // no TOML, so no unsigned file's
 	}
 	sum := sha256.Sum256(b)
 	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])

@@ -44,6 +44,8 @@ type Added struct {
 	Replaced string
 	// Trusted: it replaced one that the same administrator's key had signed.
 	Trusted bool
+	// Known: the same file was there already.
+	Known bool
 }
 
 // Add stores a site file, in its canonical form, in home, Cloister's own
@@ -70,6 +72,7 @@ func Add(home string, data []byte, force bool) (Added, error) {
 	case err != nil:
 		a.Replaced = "a file that could not be read"
 	case old.Fingerprint() == a.Fingerprint:
+		a.Known = true
 		return a, nil
 	case why(old, f) == "":
 		a.Replaced, a.Trusted = old.Fingerprint(), true
@@ -91,10 +94,12 @@ func Add(home string, data []byte, force bool) (Added, error) {
 // time keeps out who plays back an older file, which may name a stolen identity.
 func why(old, f *File) string {
 	switch {
-	case old.SignedBy() == "" || f.SignedBy() == "":
+	case f.SignedBy() == "":
 		return "no signature vouches for"
+	case old.SignedBy() == "":
+		return "is the first that is signed, by the key " + f.SignedBy()
 	case old.SignedBy() != f.SignedBy():
-		return "another key signed: " + f.SignedBy()
+		return "another key signed: " + f.SignedBy() + ", not " + old.SignedBy()
 	case !f.IssuedAt().After(old.IssuedAt()):
 		return "is not newer"
 	}

@@ -28,15 +28,18 @@ that you got in another way.
 
 If the administrator's key has signed it, that key is remembered: a newer file
 that it signed replaces this one without a question, any other only with --replace.`,
+		Example: `  cloister site add site.toml
+  cloister site add --replace site.toml     # once the administrator has told you its fingerprint`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return a.siteAdd(args[0], replace) },
 	}
 	add.Flags().BoolVar(&replace, "replace", false, "replace a different site file of the same cluster")
 	list := &cobra.Command{
-		Use:   "list",
-		Short: "List the clusters and the fingerprints of their site files",
-		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return a.siteList() },
+		Use:     "list",
+		Short:   "List the clusters, the fingerprints of their site files, and who signed them",
+		Example: "  cloister site list",
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return a.siteList() },
 	}
 	c.AddCommand(add, list, newSiteExport(a))
 	return c
@@ -68,6 +71,8 @@ func (a *app) siteAdd(file string, replace bool) error {
 		a.note("It replaces a different site file, %s.\n", added.Replaced)
 	}
 	switch by := parsed.SignedBy(); {
+	case added.Known:
+		a.note("It was added before.\n")
 	case added.Trusted:
 		a.note("The key that signed that one has signed this one too: %s.\n", by)
 	case by != "":
@@ -97,7 +102,11 @@ func (a *app) siteList() error {
 		if err != nil {
 			return err
 		}
-		a.printf("%s %s %s\n", f.Cluster, f.Fingerprint(), f.KMS.Address)
+		by := "not signed"
+		if f.SignedBy() != "" {
+			by = fmt.Sprintf("signed on %s by %s", f.Issued, f.SignedBy())
+		}
+		a.printf("%s %s %s %s\n", f.Cluster, f.Fingerprint(), f.KMS.Address, by)
 	}
 	return nil
 }
