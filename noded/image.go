@@ -75,7 +75,7 @@ func (d *Daemon) takeImage(dir string, l *live, a *admission) error {
 		return refusal(fmt.Sprintf("image %s is not the one that was sealed: its SHA-256 differs", m.Path), nextImage)
 	}
 	if _, err := image.Verify(f, m.Size, keys); err != nil && !mutant.Removed(mutant.ImageSignature) {
-		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), nextSign)
+		return refusal(fmt.Sprintf("image %s: %v", m.Path, err), image.Remedy(err)+", and seal the script again")
 	}
 	l.imageFile = path
 	return nil
@@ -120,10 +120,7 @@ func (d *Daemon) checkImage(ctx context.Context, l *live, a *admission) error {
 	return err
 }
 
-const (
-	nextSign  = "have the image signed (apptainer sign) with a key that this cluster accepts, and seal the script again"
-	nextImage = "put back the image that the job was sealed with, or seal the script again"
-)
+const nextImage = "put back the image that the job was sealed with, or seal the script again"
 
 func (d *Daemon) imageKeys() (*image.Keys, error) {
 	f, err := os.Open(d.policy.Images.KeysFile)

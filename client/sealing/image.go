@@ -82,7 +82,7 @@ func (s *sealing) imageInVolume(d *directives.Image, v *directives.Volume) error
 		return err
 	}
 	if err := judge(f, f.Size(), keys); err != nil {
-		return advice.Refuse("have it signed (apptainer sign) with a key that the cluster accepts, and make the volume anew", "line %d: image %s: %w", d.Line, d.Path, err)
+		return advice.Refuse(image.Remedy(err)+", and make the volume anew", "line %d: image %s: %w", d.Line, d.Path, err)
 	}
 	if keys == nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("Nobody may check the signatures of the image %s: the site file has no image keys. See cloister image check --keys.", d.Path))

@@ -59,8 +59,6 @@ With --job it also says whether this is the image that a job was sealed with. Wi
 	return c
 }
 
-const nextSign = "have it signed (apptainer sign) with a key that the cluster accepts"
-
 func (a *app) imageCheck(ctx context.Context, path string, o imageFlags) error {
 	home, err := homeDir()
 	if err != nil {
@@ -84,14 +82,14 @@ func (a *app) imageCheck(ctx context.Context, path string, o imageFlags) error {
 	if keys == nil {
 		claimed, err := image.Inspect(f, length)
 		if err != nil {
-			return advice.Refuse(nextSign, "image %s: %w", path, err)
+			return advice.Refuse(image.Remedy(err), "image %s: %w", path, err)
 		}
 		return advice.Refuse("ask the administrator for the cluster's image keys, and give them with --keys FILE",
 			"%s says that it is signed by %s; without the cluster's keys nobody can tell whether that is true, or allowed", path, strings.Join(claimed, ", "))
 	}
 	v, err := image.Verify(f, length, keys)
 	if err != nil {
-		return advice.Refuse(nextSign, "image %s: %w", path, err)
+		return advice.Refuse(image.Remedy(err), "image %s: %w", path, err)
 	}
 	a.printf("%s: a node will run it\n  signed by    %s\n  objects      %d, all signed\n  file system  %s of squashfs for %s\n",
 		path, strings.Join(v.Fingerprints, ", "), v.Objects, size(v.Partition.Size), image.Architecture)

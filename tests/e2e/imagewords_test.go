@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -105,13 +104,15 @@ func signedImage(t *testing.T, path string, in sif.DescriptorInput) error {
 	return errors.Join(s.Sign(), img.UnloadContainer())
 }
 
-// about finds what is said of an image.
-func about(image, text string) string {
-	m := regexp.MustCompile(`(?m)image \S*` + regexp.QuoteMeta(image) + `: (.+)$`).FindStringSubmatch(text)
-	if m == nil {
-		return ""
+// about finds what is said of an image, and what to do.
+func about(image, text string) (reason, next string) {
+	if m := regexp.MustCompile(`(?m)image \S*` + regexp.QuoteMeta(image) + `: (.+)$`).FindStringSubmatch(text); m != nil {
+		reason = m[1]
 	}
-	return m[1]
+	if m := regexp.MustCompile(`(?m)next: (.+)$`).FindStringSubmatch(text); m != nil {
+		next = m[1]
+	}
+	return reason, next
 }
 
 const jobWithImage = queued + `#CLOISTER volume=words-NAME.luks:/results:rw,create,size=32M
@@ -129,7 +130,7 @@ func TestALaptopSaysOfAnImageTheVeryWordsOfTheNode(t *testing.T) {
 	if err := s.CopyToLaptop("alice", images.Keyring, "keys.asc"); err != nil {
 		t.Fatal(err)
 	}
-	check := func(args ...string) string {
+	check := func(args ...string) (reason, next string) {
 		t.Helper()
 		_, err := s.Laptop(ctx, "alice", append([]string{"image", "check", "--keys", "keys.asc"}, args...)...)
 		var refused *deploy.LaptopError
@@ -137,7 +138,7 @@ func TestALaptopSaysOfAnImageTheVeryWordsOfTheNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		if refused == nil {
-			return ""
+			return "", ""
 		}
 		if refused.Exit != 3 {
 			t.Errorf("image check %s: exit status %d", args[0], refused.Exit)
@@ -163,9 +164,10 @@ func TestALaptopSaysOfAnImageTheVeryWordsOfTheNode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		laptop, node := check(name+".sif"), about(name+".sif", end.Output)
-		if end.State != "FAILED" || node == "" || laptop != node {
-			t.Errorf("%s: the laptop says %q, the node %q; the job is %s: %s", name, laptop, node, end.State, end.Output)
+		laptop, advice := check(name + ".sif")
+		node, next := about(name+".sif", end.Output)
+		if end.State != "FAILED" || node == "" || laptop != node || advice == "" || !strings.HasPrefix(next, advice) {
+			t.Errorf("%s: the laptop says %q and %q, the node %q and %q; the job is %s: %s", name, laptop, advice, node, next, end.State, end.Output)
 		}
 		if before := said[node]; before != "" {
 			t.Errorf("of %s and %s is said the same: %s", before, name, node)
@@ -212,9 +214,10 @@ func TestALaptopSaysOfAnImageTheVeryWordsOfTheNode(t *testing.T) {
 		t.Errorf("with in_volumes = \"verified\" a good image's job is %s: %s", end.State, end.Output)
 	}
 	end := inVolume("verified", "altered")
-	laptop, node := check("altered.sif", "--volume", "software.luks"), about("altered.sif", end.Output)
+	laptop, _ := check("altered.sif", "--volume", "software.luks")
+	node, _ := about("altered.sif", end.Output)
 	if end.State != "FAILED" || node == "" || laptop != node {
 		t.Errorf("in a volume: the laptop says %q, the node %q; the job is %s: %s", laptop, node, end.State, end.Output)
 	}
-	t.Log(fmt.Sprintf("in a volume, read: %s", node))
+	t.Logf("in a volume, read: %s", node)
 }
