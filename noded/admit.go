@@ -296,6 +296,21 @@ func (d *Daemon) useUpSpare(ctx context.Context, a *admission) {
 	}
 }
 
+// usingUpSpare does that beside the job. What it returns ends it, once the session
+// is over: until then the token is in noded's memory.
+func (d *Daemon) usingUpSpare(ctx context.Context, a *admission) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.useUpSpare(ctx, a)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {
 	if !kms.MaybeSpent(err) && !askedBefore {
 		if undo := d.replay.NotAsked(a.id()); undo != nil {

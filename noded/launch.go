@@ -213,7 +213,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 		return
 	}
 	log.Info("started", zap.Duration("took", time.Since(started)), zap.Object("parts", l.laps.take()))
-	go d.useUpSpare(ctx, a)
+	defer d.usingUpSpare(ctx, a)()
 	a.close() // the loop devices have the volumes now, and their locks
 	o := d.awaitEnd(l, ended)
 	if ctx.Err() != nil {
