@@ -62,6 +62,11 @@ canary: deps ## search disks, memory, traffic, logs for what secure jobs held (a
 faults: deps ## noded killed, failing and hanging at each call of a session (many hours; FOR=2h for a part, the next run goes on)
 	$(GO) run ./tests/faults/cmd/faults $(if $(FOR),-for $(FOR)) $(if $(ONLY),-only '$(ONLY)')
 
+MINUTES ?= 30
+.PHONY: soak
+soak: deps ## random secure jobs, kills, reboots and power cuts on both secure nodes for MINUTES=30 (SEED=n deals the same again)
+	$(GO) run ./tests/soak/cmd/soak -for $(MINUTES)m $(if $(SEED),-seed $(SEED))
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: deps ## every fuzz test in turn, Go's and the plugin's in C, FUZZTIME each (default 20s)

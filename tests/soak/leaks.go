@@ -1,0 +1,134 @@
+package soak
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// budget is noded's resident memory at most, in bytes (the design's 30 MB).
+const budget = 30e6
+
+// spares is longer than noded takes to begin with helpers for the next session
+// (package helper).
+const spares = 20 * time.Second
+
+// A survey is what there is of what sessions make, by kind.
+type survey map[string][]string
+
+// look lists it, a kind and a thing in each line. Namespaces are listed by
+// type, and without those of services that come and go with a timer.
+const look = `
+losetup -l -n -O NAME | sed 's/^/loop /'
+dmsetup ls 2>/dev/null | grep -v '^No devices' | sed 's/^/mapping /'
+awk '{print "mount " $5}' /proc/1/mountinfo | grep -v -e /run/credentials -e /proc/sys/fs/binfmt_misc
+lsns -n -r -o TYPE,COMMAND | sed 's/^/namespace /'
+ls -A /run/cloister | sed 's/^/runtime /'
+find /run/systemd/system /run/systemd/system.control -type f 2>/dev/null | grep -v slurmstepd | sed 's/^/drop-in /'
+nft list tables | sed 's/^/nftables /'
+systemctl --failed -q --plain --no-legend | awk '{print "failed " $1}'
+pgrep -u alice,bob,carol -a | sed 's/^/process /'
+ipcs -m -q -s | grep '^0x' | sed 's/^/IPC /'
+ls -A /dev/shm | sed 's/^/shm /'
+true`
+
+func (l *lane) surveyed(ctx context.Context) (survey, error) {
+	out, err := l.Output(ctx, l.node, look)
+	s := survey{}
+	for line := range strings.Lines(out) {
+		kind, thing, _ := strings.Cut(strings.TrimSpace(line), " ")
+		s[kind] = append(s[kind], thing)
+	}
+	return s, err
+}
+
+// more lists what a survey has that an earlier one has not.
+func (s survey) more(than survey) (all []string) {
+	for kind, things := range s {
+		was := slices.Clone(than[kind])
+		for _, t := range things {
+			if i := slices.Index(was, t); i >= 0 {
+				was = slices.Delete(was, i, i+1)
+			} else {
+				all = append(all, kind+" "+t)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// A sample is noded after a session.
+type sample struct {
+	pid                     int // another one: it started anew
+	resident, fds, routines int64
+}
+
+func (s sample) String() string {
+	return fmt.Sprintf("%.1f MB, %d descriptors, %d goroutines", float64(s.resident)/1e6, s.fds, s.routines)
+}
+
+// sample looks at noded between two sessions.
+func (l *lane) sample(ctx context.Context) error {
+	out, err := l.Output(ctx, l.node, `p=$(systemctl show -P MainPID cloister-noded); echo $p
+awk '/^VmRSS/{print $2}' /proc/$p/status
+ls /proc/$p/fd | wc -l
+cloister node status --json | sed -n 's/.*"goroutines": *\([0-9]*\).*/\1/p'`)
+	if err != nil {
+		return err
+	}
+	f := strings.Fields(out)
+	if len(f) != 4 {
+		return fmt.Errorf("asking for noded's use of the node: %q", out)
+	}
+	var n [4]int64
+	for i := range n {
+		if n[i], err = strconv.ParseInt(f[i], 10, 64); err != nil {
+			return fmt.Errorf("asking for noded's use of the node: %w", err)
+		}
+	}
+	l.samples = append(l.samples, sample{int(n[0]), n[1] << 10, n[2], n[3]})
+	return nil
+}
+
+// leftovers looks for what the sessions left on the node and in noded.
+func (l *lane) leftovers(ctx context.Context) error {
+	if l.usual == nil {
+		return nil // there was not one session
+	}
+	// Helpers for the next session are started within 15 s of the last.
+	if err := pause(ctx, spares); err != nil {
+		return err
+	}
+	if err := l.sample(ctx); err != nil {
+		return err
+	}
+	is, err := l.surveyed(ctx)
+	if err != nil {
+		return err
+	}
+	if more := is.more(l.usual); len(more) > 0 {
+		l.fault("left over on the node: %s", strings.Join(more, "; "))
+	}
+	first, last := l.samples[0], l.samples[len(l.samples)-1]
+	if last.resident > budget {
+		l.fault("noded has %.1f MB", float64(last.resident)/1e6)
+	}
+	if last.fds > first.fds {
+		l.fault("noded had %d descriptors after its first session and has %d", first.fds, last.fds)
+	}
+	if last.routines > first.routines {
+		l.fault("noded had %d goroutines after its first session and has %d", first.routines, last.routines)
+	}
+	if r, err := l.Run(ctx, l.node, "cloister audit verify"); err != nil {
+		return err
+	} else if r.Exit != 0 {
+		l.fault("cloister audit verify: exit status %d: %s", r.Exit, strings.TrimSpace(r.Stdout+r.Stderr))
+	} else {
+		l.say("cloister audit verify: %s", strings.TrimSpace(r.Stdout))
+	}
+	return nil
+}
