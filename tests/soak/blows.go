@@ -15,11 +15,13 @@ import (
 // far is struck where it is.
 const waiting = 180
 
-// untilRecord waits on a node until the job is so far, or gone.
+// untilRecord waits on a node until the job is so far, or gone, and prints the
+// sleep that says so: a moment later there may be none, but the record stays.
 const untilRecord = `for i in $(seq %d); do
 	if pgrep -f 'slurmstepd: \[%[2]d\.' >/dev/null; then seen=1; elif [ "$seen" ]; then exit 0; fi
-	n=$(pgrep -u %[3]s -a -x sleep | sed -n 's/.*sleep 1\.0*//p' | sort -n | tail -1)
-	[ "${n:-0}" -ge %[4]d ] && exit 0
+	s=$(pgrep -u %[3]s -a -x sleep | grep -F 'sleep 1.' | sort -k 3 | tail -1)
+	n=${s##*sleep 1.}
+	[ "${n:-0}" -ge %[4]d ] && echo "$s" && exit 0
 	sleep 1
 done`
 
@@ -52,7 +54,8 @@ func (l *lane) befall(ctx context.Context, p Plan, job uint32) (least int, err e
 	if p.Blow.early() {
 		wait = fmt.Sprintf(untilSession, waiting)
 	}
-	if _, err := l.Output(ctx, l.node, wait, cluster.Timeout(2*patience)); err != nil {
+	was, err := l.Output(ctx, l.node, wait, cluster.Timeout(2*patience))
+	if err != nil {
 		return 0, err
 	}
 	if p.Blow.early() {
@@ -65,7 +68,7 @@ func (l *lane) befall(ctx context.Context, p Plan, job uint32) (least int, err e
 	if err != nil {
 		return 0, err
 	}
-	least = synced(is.Stdout)
+	least = synced(was + is.Stdout)
 	l.say("%s, with %d records on disk", p.Blow, least)
 	return least, l.strike(ctx, p.Blow, job)
 }
