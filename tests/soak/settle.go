@@ -117,11 +117,17 @@ func (l *lane) results(ctx context.Context, p Plan, least int, fenced bool) {
 // extract reads a volume at home. One that nobody closed is read when the owner
 // says so, and only a power cut may leave one.
 func (l *lane) extract(ctx context.Context, p Plan, volume string, fenced bool) (string, error) {
-	if err := l.Download(ctx, l.who, volume); err != nil {
-		return "", err
+	var err error
+	for try := 0; ; try++ { // the way into a busy guest is now and then given up
+		if err = l.Download(ctx, l.who, volume); err == nil {
+			break
+		}
+		if try == 3 {
+			return "", err
+		}
 	}
 	to := volume + ".out"
-	_, err := l.Laptop(ctx, l.who, "volume", "extract", volume, "--to", to)
+	_, err = l.Laptop(ctx, l.who, "volume", "extract", volume, "--to", to)
 	if err != nil && strings.Contains(err.Error(), "--any-state") && (p.Blow == PowerCut || fenced) {
 		_, err = l.Laptop(ctx, l.who, "volume", "extract", volume, "--to", to, "--any-state")
 	}
