@@ -164,7 +164,7 @@ func (l *lane) judge(p Plan, e deploy.Ended, began time.Time, least int) {
 	c.records += least
 	c.ends[e.State]++
 	said := strings.TrimSpace(e.Output)
-	l.say("job %d is %s %s; %q", p.Number, e.State, e.ExitCode, said)
+	l.say("job %d is %s %s", p.Number, e.State, e.ExitCode)
 	if slices.Contains(p.Blow.ends(), e.State) {
 		return
 	}

@@ -21,7 +21,7 @@ func (s *Soak) report() {
 		}
 	}
 	fmt.Fprintf(s.out, "%-24s %5d %9d  %s\n", "in all", total.jobs, total.records, total.states())
-	fmt.Fprintln(s.out, "\nrecords: those known to be on disk before the blow; each was looked for in what came home, and all of a job that completed.")
+	fmt.Fprintln(s.out, "\nrecords: those known to be on disk before the blow, and all of a job that completed; each was looked for in what came home.")
 	for _, l := range s.lanes {
 		fmt.Fprintf(s.out, "\n%s: %d sessions; noded's longest life: %s\n", l.node, len(l.samples), longest(l.samples))
 		for _, f := range l.fences {

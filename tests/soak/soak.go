@@ -188,11 +188,11 @@ func (l *lane) play(ctx context.Context, p Plan) error {
 	if err != nil {
 		return err
 	}
-	l.judge(p, e, began, least)
-	fenced := l.settle(ctx, p)
 	if e.State == "COMPLETED" {
 		least = p.Records
 	}
+	l.judge(p, e, began, least)
+	fenced := l.settle(ctx, p)
 	l.results(ctx, p, least, fenced)
 	return l.sample(ctx)
 }
