@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 
 	"cloister/tests/cluster"
 )
@@ -45,9 +46,28 @@ func root() (string, error) {
 	}
 }
 
+// built is what this process has made already: tests that run side by side must
+// not write the same files.
+var built = struct {
+	sync.Mutex
+	in map[Flavour]string
+}{in: map[Flavour]string{}}
+
 // Build makes the binaries and the plugin with make, as a packager would, and
-// returns the directory that holds them.
+// returns the directory that holds them. It does so once in a process.
 func Build(ctx context.Context, f Flavour) (dir string, err error) {
+	built.Lock()
+	defer built.Unlock()
+	if dir, ok := built.in[f]; ok {
+		return dir, nil
+	}
+	if dir, err = build(ctx, f); err == nil {
+		built.in[f] = dir
+	}
+	return dir, err
+}
+
+func build(ctx context.Context, f Flavour) (dir string, err error) {
 	top, err := root()
 	if err != nil {
 		return "", err

@@ -77,9 +77,11 @@ func Start(ctx context.Context, f Flavour, log func(string, ...any)) (*Site, err
 }
 
 // ForTest is Start for a test: closed with it, with the nodes' logs kept when
-// it fails.
-func ForTest(t testing.TB, f Flavour) *Site {
+// it fails. The test runs beside others, as many as there are cores: a site
+// hardly ever keeps more than one of its guests busy.
+func ForTest(t *testing.T, f Flavour) *Site {
 	t.Helper()
+	t.Parallel()
 	began := time.Now()
 	s, err := Start(t.Context(), f, t.Logf)
 	if err != nil {
