@@ -19,12 +19,12 @@ func newNode(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(newNodeKeygen(a), newNodeStatus(a), newNodeRecover(a))
+	c.AddCommand(newNodeKeygen(a), newNodeStatus(a), newNodeRecover(a), newNodeRelease(a))
 	return c
 }
 
 // statusLimit is how long a noded that is well may take under load; recoverLimit
-// bounds three tries of each undo of a session.
+// bounds three tries of each undo of a session, which are a release's too.
 const (
 	statusLimit  = 15 * time.Second
 	recoverLimit = 10 * time.Minute
@@ -91,13 +91,7 @@ Exit status: 0 the node serves, 3 it is still fenced, 1 the daemon does not answ
 			if err != nil {
 				return silent(err)
 			}
-			for _, l := range r.Lines {
-				if l.Error != "" {
-					a.printf("failed  %s: %s\n", oneLine(l.What), oneLine(l.Error))
-				} else {
-					a.printf("ok      %s\n", oneLine(l.What))
-				}
-			}
+			a.printLines(r)
 			if !r.Recovered {
 				return advice.Refuse(r.Next, "this node stays out of service")
 			}
@@ -110,6 +104,45 @@ Exit status: 0 the node serves, 3 it is still fenced, 1 the daemon does not answ
 	}
 	socketFlag(c, &socket)
 	return c
+}
+
+func newNodeRelease(a *app) *cobra.Command {
+	var socket string
+	c := &cobra.Command{
+		Use:   "release",
+		Short: "End the secure job that has this node, and close its volumes",
+		Long: `release has the node's daemon end the secure job that has the node, close its
+volumes and wipe its keys, and waits for that. cloister-release.service does it
+when the node shuts down, while the network and the mounts are still there.
+
+Exit status: 0 no session has the node, 3 it could not be undone and the node is
+fenced, 1 the daemon does not answer.`,
+		Example: `  cloister node release`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := status.Release(cmd.Context(), socket, recoverLimit)
+			if err != nil {
+				return silent(err)
+			}
+			a.printLines(r)
+			if !r.Recovered {
+				return advice.Refuse(r.Next, "the session could not be undone")
+			}
+			return nil
+		},
+	}
+	socketFlag(c, &socket)
+	return c
+}
+
+func (a *app) printLines(r *status.Recovery) {
+	for _, l := range r.Lines {
+		if l.Error != "" {
+			a.printf("failed  %s: %s\n", oneLine(l.What), oneLine(l.Error))
+		} else {
+			a.printf("ok      %s\n", oneLine(l.What))
+		}
+	}
 }
 
 func socketFlag(c *cobra.Command, socket *string) {

@@ -73,8 +73,9 @@ type aNode struct {
 	r *status.Recovery
 }
 
-func (n aNode) Status() *status.Status                 { return n.s }
-func (n aNode) Retry(context.Context) *status.Recovery { return n.r }
+func (n aNode) Status() *status.Status                   { return n.s }
+func (n aNode) Retry(context.Context) *status.Recovery   { return n.r }
+func (n aNode) Release(context.Context) *status.Recovery { return n.r }
 
 // serving is the path of a socket where a node answers.
 func serving(t *testing.T, n aNode) string {

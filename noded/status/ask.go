@@ -22,6 +22,7 @@ var ErrSilent = errors.New("cloister-noded does not answer")
 const (
 	pathStatus  = "/status"
 	pathRecover = "/recover"
+	pathRelease = "/release"
 )
 
 // Ask asks for the status. A noded that is well answers at once, limit is how
@@ -37,7 +38,17 @@ func Ask(ctx context.Context, socket string, limit time.Duration) (*Status, erro
 // Recover asks that a node be tried again, which can take minutes: each undo is
 // tried three times.
 func Recover(ctx context.Context, socket string, limit time.Duration) (*Recovery, error) {
-	b, err := ask(ctx, socket, http.MethodPost, pathRecover, limit)
+	return change(ctx, socket, pathRecover, limit)
+}
+
+// Release asks that the session that has the node be ended, and answers when it
+// is undone.
+func Release(ctx context.Context, socket string, limit time.Duration) (*Recovery, error) {
+	return change(ctx, socket, pathRelease, limit)
+}
+
+func change(ctx context.Context, socket, path string, limit time.Duration) (*Recovery, error) {
+	b, err := ask(ctx, socket, http.MethodPost, path, limit)
 	if err != nil {
 		return nil, err
 	}

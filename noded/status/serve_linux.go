@@ -19,6 +19,8 @@ type Source interface {
 	Status() *Status
 	// Retry tries a node again that was given up.
 	Retry(ctx context.Context) *Recovery
+	// Release ends the session that has the node.
+	Release(ctx context.Context) *Recovery
 }
 
 // Bounds of the server: those who ask are few, and ask for little.
@@ -35,11 +37,13 @@ func Serve(ctx context.Context, l *net.UnixListener, s Source) error {
 		b, err := s.Status().JSON()
 		answer(w, "application/json", b, err)
 	})
-	mux.HandleFunc("POST "+pathRecover, func(w http.ResponseWriter, r *http.Request) {
-		// Half a recovery helps no one: it goes on when who asked goes away.
-		b, err := json.Marshal(s.Retry(context.WithoutCancel(r.Context())))
-		answer(w, "application/json", b, err)
-	})
+	for path, change := range map[string]func(context.Context) *Recovery{pathRecover: s.Retry, pathRelease: s.Release} {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			// Half of it helps no one: it goes on when who asked goes away.
+			b, err := json.Marshal(change(context.WithoutCancel(r.Context())))
+			answer(w, "application/json", b, err)
+		})
+	}
 	return serve(ctx, rootOnly{l}, mux)
 }
 

@@ -2,8 +2,8 @@
 // node, and how it is asked: over a socket for root alone, or, as numbers for
 // Prometheus, over another that is off by default.
 //
-// It holds nothing secret and can do one thing only: ask that a node be tried
-// again that was given up.
+// It holds nothing secret and can do two things only: ask that a node be tried
+// again that was given up, and that its session be ended.
 package status
 
 import (
@@ -101,10 +101,10 @@ type Line struct {
 	Error string `json:"error,omitempty"`
 }
 
-// A Recovery is what a node answers to being tried again.
+// A Recovery is what a node answers to being tried again, or released.
 type Recovery struct {
 	Lines []Line `json:"lines"`
-	// Recovered: the node serves again.
+	// Recovered: the node serves again; after a release, it has no session.
 	Recovered bool   `json:"recovered"`
 	Next      string `json:"next,omitempty"`
 }

@@ -37,6 +37,9 @@ func (s source) Retry(ctx context.Context) *Recovery {
 	close(s.tried)
 	return &Recovery{Lines: []Line{{What: "undoing", Error: "busy"}}, Next: "reboot"}
 }
+func (s source) Release(ctx context.Context) *Recovery {
+	return &Recovery{Lines: []Line{{What: "ending"}}, Recovered: true}
+}
 
 func listen(t *testing.T) (*net.UnixListener, string) {
 	t.Helper()
@@ -48,7 +51,7 @@ func listen(t *testing.T) (*net.UnixListener, string) {
 	return l, path
 }
 
-func TestRootIsAnsweredAndOneThingCanBeAskedFor(t *testing.T) {
+func TestRootIsAnsweredAndTwoThingsCanBeAskedFor(t *testing.T) {
 	l, path := listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	src, over := source{fenced(), make(chan struct{})}, make(chan error, 1)
@@ -62,7 +65,10 @@ func TestRootIsAnsweredAndOneThingCanBeAskedFor(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	<-src.tried
-	for _, c := range []struct{ method, path string }{{http.MethodGet, pathRecover}, {http.MethodPost, pathStatus}, {http.MethodGet, "/"}, {http.MethodGet, "/metrics"}} {
+	if r, err := Release(ctx, path, 5*time.Second); err != nil || !r.Recovered || len(r.Lines) != 1 || r.Lines[0].What != "ending" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, c := range []struct{ method, path string }{{http.MethodGet, pathRecover}, {http.MethodGet, pathRelease}, {http.MethodPost, pathStatus}, {http.MethodGet, "/"}, {http.MethodGet, "/metrics"}} {
 		if _, err := ask(ctx, path, c.method, c.path, 5*time.Second); err == nil {
 			t.Errorf("%s %s was answered", c.method, c.path)
 		}

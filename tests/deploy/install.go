@@ -152,6 +152,7 @@ func (in *installer) nodes(ctx context.Context) error {
 			filepath.Join(in.bin, "cloister-secure.so"):                     "/usr/lib/cloister/cloister-secure.so",
 			filepath.Join(in.top, "systemd/cloister-noded.service"):         "/etc/systemd/system/cloister-noded.service",
 			filepath.Join(in.top, "systemd/cloister-noded.socket"):          "/etc/systemd/system/cloister-noded.socket",
+			filepath.Join(in.top, "systemd/cloister-release.service"):       "/etc/systemd/system/cloister-release.service",
 			filepath.Join(in.top, "systemd/cloister-metrics.socket"):        "/etc/systemd/system/cloister-metrics.socket",
 			filepath.Join(in.top, "systemd/slurmd.service.d/cloister.conf"): "/etc/systemd/system/slurmd.service.d/cloister.conf",
 			filepath.Join(in.top, "systemd/udev/09-cloister.rules"):         "/etc/udev/rules.d/09-cloister.rules",
@@ -169,8 +170,8 @@ echo 'required /usr/lib/cloister/cloister.so node=`+class+`' > /etc/slurm/plugst
 systemctl daemon-reload
 udevadm control --reload
 systemctl stop slurmd
-systemctl enable -q cloister-noded.socket cloister-noded.service
-systemctl start cloister-noded.socket cloister-noded.service`); err != nil {
+systemctl enable -q cloister-noded.socket cloister-noded.service cloister-release.service
+systemctl start cloister-noded.socket cloister-noded.service cloister-release.service`); err != nil {
 			return errors.Join(err, in.journal(ctx, node))
 		}
 	}
