@@ -189,6 +189,26 @@ func TestOpenWithoutCloseChangesNothing(t *testing.T) {
 	}
 }
 
+func TestOpenSucceedsWhileTheMachineShutsDownAndStartsNothing(t *testing.T) {
+	f, d := debian(t)
+	s := survey(t, d)
+	if err := d.Close(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	f.fail, f.with = "start", "org.freedesktop.systemd1.TransactionIsDestructive"
+	wait, err := d.Open(soon(t), s)
+	if err != nil {
+		t.Fatalf("systemd starts nothing any more, and the session cannot be undone: %v", err)
+	}
+	if err := wait(soon(t)); err == nil || !strings.Contains(err.Error(), "ssh.service: it did not start") {
+		t.Errorf("nobody is told that a door stays closed: %v", err)
+	}
+	f.with = ""
+	if _, err := d.Open(soon(t), s); err == nil {
+		t.Error("another error of systemd's is none")
+	}
+}
+
 func TestAUnitThatDoesNotStopIsKilled(t *testing.T) {
 	f, d := debian(t)
 	f.units["cron.service"].stubborn = true

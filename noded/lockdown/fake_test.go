@@ -5,6 +5,7 @@ package lockdown
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,6 +37,7 @@ type fakeInit struct {
 	calls []string
 	users map[string][]any // session id → ListSessions row
 	fail  string           // the call that fails
+	with  string           // that error's name, Failed if it is empty
 	looks int              // how often units were listed by name
 	bus   *exec.Cmd
 }
@@ -185,7 +187,7 @@ func (f *fakeInit) call(format string, a ...any) *dbus.Error {
 	c := fmt.Sprintf(format, a...)
 	f.calls = append(f.calls, c)
 	if f.fail != "" && strings.HasPrefix(c, f.fail) {
-		return dbus.NewError("org.freedesktop.DBus.Error.Failed", []any{"the test said so"})
+		return dbus.NewError(cmp.Or(f.with, "org.freedesktop.DBus.Error.Failed"), []any{"the test said so"})
 	}
 	return nil
 }

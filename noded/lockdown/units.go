@@ -147,11 +147,16 @@ func (r *Reached) stopUnits(ctx context.Context) error {
 }
 
 func startUnit(ctx context.Context, c *systemd.Conn, unit string) error {
-	if _, err := c.StartUnitContext(ctx, unit, "replace", nil); err != nil {
+	_, err := c.StartUnitContext(ctx, unit, "replace", nil)
+	if err != nil && !isDBusError(err, shutsDown) {
 		return fmt.Errorf("starting %s: %w", unit, err)
 	}
 	return nil
 }
+
+// shutsDown is what systemd answers to a start when the machine is shutting
+// down: the unit is about to be stopped for good.
+const shutsDown = "org.freedesktop.systemd1.TransactionIsDestructive"
 
 // awaitUnit waits until a unit that was started runs.
 func awaitUnit(ctx context.Context, c *systemd.Conn, unit string) error {
