@@ -120,7 +120,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			Name: stepRun,
 			Do:   func(context.Context, session.Saver) error { return nil },
 			Undo: func(ctx context.Context) error {
-				if err := l.record.Cgroup.Kill(ctx); err != nil {
+				if err := d.endProcesses(ctx, l.record.Cgroup); err != nil {
 					return err
 				}
 				return errors.Join(l.record.Cgroup.EndSteps(ctx), keyring.Wipe(ctx, l.record.UID, l.record.GID))

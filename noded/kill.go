@@ -1,0 +1,34 @@
+package noded
+
+import (
+	"context"
+	"time"
+
+	"cloister/noded/cgroup"
+	"cloister/noded/fuse"
+
+	"go.uber.org/zap"
+)
+
+// killGrace is how long processes that were killed may take to end before it is
+// looked for what holds them.
+const killGrace = 5 * time.Second
+
+// endProcesses ends a job's processes, those too that wait for a FUSE server
+// among themselves, from which no kill frees them.
+func (d *Daemon) endProcesses(ctx context.Context, job cgroup.Job) error {
+	grace, cancel := context.WithTimeout(ctx, killGrace)
+	defer cancel()
+	err := job.Kill(grace)
+	if err == nil || grace.Err() == nil {
+		return err
+	}
+	aborted, err := fuse.AbortAll(job.Path())
+	if err != nil {
+		d.log.Warn("processes of the job do not end", zap.Uint32("job", job.ID), zap.Error(err))
+	}
+	if len(aborted) > 0 {
+		d.log.Info("cut the job's processes off from FUSE file systems of their own", zap.Uint32("job", job.ID), zap.Strings("connections", aborted))
+	}
+	return job.Kill(ctx)
+}
