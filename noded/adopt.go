@@ -71,6 +71,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 					return err
 				}
 				l := newLive(r.Job)
+				l.heldBack.Store(true) // by a predecessor, perhaps
 				d.begin(l, onlyRun, r)
 				d.noteAdopted(l)
 				if err := store.reopen(l); err != nil {

@@ -59,6 +59,9 @@ type Config struct {
 type Slurm interface {
 	// Drain takes the node out of service.
 	Drain(ctx context.Context, reason string) error
+	// DrainUndrained does so unless the node is drained already, and reports
+	// whether it did.
+	DrainUndrained(ctx context.Context, reason string) (drained bool, err error)
 	// Resume takes a node back into service whose reason for being drained
 	// begins with mark. For any other one it does nothing and says the reason,
 	// "" for a node that is not drained.

@@ -282,6 +282,9 @@ func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcom
 	}
 	said = append(said, o.tell()...)
 	_ = c.Released(append(said, "the secure session ended; volumes closed, keys wiped")...)
+	if err := d.holdBack(context.Background(), l, false); err != nil {
+		log.Error("the node stays drained, for a job that was suspended and has ended", zap.Error(err))
+	}
 }
 
 func (d *Daemon) undo(l *live, steps []session.Step) error {

@@ -398,6 +398,7 @@ func (s *fakeSlurm) said() string {
 	return s.drained
 }
 
+func (s *fakeSlurm) DrainUndrained(context.Context, string) (bool, error) { return false, nil }
 func (s *fakeSlurm) Resume(_ context.Context, mark string) (bool, string, error) {
 	s.resumed = strings.HasPrefix(s.reason, mark)
 	return s.resumed, s.reason, nil

@@ -53,6 +53,7 @@ type live struct {
 	phase     atomic.Pointer[string]
 	laps      laps
 	headers   sync.WaitGroup // helpers that write the headers of new volumes
+	heldBack  atomic.Bool    // the node is, or may be, drained for its job is suspended
 
 	// stopped is closed when the node can't keep the session; why says so.
 	stop    sync.Once

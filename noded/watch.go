@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"cloister/noded/audit"
@@ -167,6 +168,11 @@ const killLimit = 5 * time.Second
 
 // awaitEnd waits for the end of a session's job, or ends it.
 func (d *Daemon) awaitEnd(l *live, ended <-chan outcome) outcome {
+	watched, stop := context.WithCancel(context.Background())
+	var watch sync.WaitGroup
+	watch.Go(func() { d.watchSuspended(watched, l) })
+	defer watch.Wait()
+	defer stop()
 	select {
 	case o := <-ended:
 		return o

@@ -25,7 +25,8 @@ func (noSystemd) Forget(string)               {}
 
 type countedSlurm struct{ drained *atomic.Int32 }
 
-func (s countedSlurm) Drain(context.Context, string) error { s.drained.Add(1); return nil }
+func (s countedSlurm) Drain(context.Context, string) error                  { s.drained.Add(1); return nil }
+func (s countedSlurm) DrainUndrained(context.Context, string) (bool, error) { return false, nil }
 func (s countedSlurm) Resume(context.Context, string) (bool, string, error) {
 	return false, "", nil
 }

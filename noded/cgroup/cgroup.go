@@ -91,6 +91,25 @@ func (j Job) Others() ([]uint32, error) {
 	return others, nil
 }
 
+// Frozen reports whether the user's processes of any step are stopped, which is
+// how Slurm suspends a job (cgroup.freeze).
+func (j Job) Frozen() (bool, error) {
+	groups, err := filepath.Glob(filepath.Join(j.dir(), "step_*", "user"))
+	if err != nil {
+		return false, fmt.Errorf("listing the steps of job %d: %w", j.ID, err)
+	}
+	for _, g := range groups {
+		frozen, err := event(g, "frozen")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		if frozen {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // Kill ends every process of the user in every step of the job and waits
 // until they are gone or ctx ends. A job without a control group has none.
 func (j Job) Kill(ctx context.Context) error {
@@ -172,10 +191,13 @@ func (j Job) EndSteps(ctx context.Context) error {
 	}
 }
 
-func isPopulated(group string) (bool, error) {
+func isPopulated(group string) (bool, error) { return event(group, "populated") }
+
+// event reads one of a group's states.
+func event(group, name string) (bool, error) {
 	b, err := os.ReadFile(filepath.Join(group, "cgroup.events"))
 	if err != nil {
-		return false, fmt.Errorf("asking whether %s has processes: %w", group, err)
+		return false, fmt.Errorf("asking whether %s is %s: %w", group, name, err)
 	}
-	return strings.Contains(string(b), "populated 1"), nil
+	return strings.Contains(string(b), name+" 1"), nil
 }

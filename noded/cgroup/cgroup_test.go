@@ -37,6 +37,22 @@ func TestOthersNamesEveryJobButTheOwnAndThoseThatAreGone(t *testing.T) {
 	}
 }
 
+func TestAJobWhoseTasksSlurmFrozeIsFrozen(t *testing.T) {
+	j := fake(t, "1")
+	for _, want := range []bool{false, true} {
+		if frozen, err := j.Frozen(); err != nil || frozen != want {
+			t.Errorf("frozen %v, %v, want %v", frozen, err, want)
+		}
+		if err := os.WriteFile(filepath.Join(j.dir(), "step_batch", "user", "cgroup.events"), []byte("populated 1\nfrozen 1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.ID = 99
+	if frozen, err := j.Frozen(); err != nil || frozen {
+		t.Errorf("a job without a group: %v, %v", frozen, err)
+	}
+}
+
 func TestKillWritesToTheUsersGroupAndSaysWhenSomethingSurvives(t *testing.T) {
 	j := fake(t, "1")
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)

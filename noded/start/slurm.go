@@ -17,6 +17,13 @@ func (s slurm) Drain(ctx context.Context, reason string) error {
 	return command(ctx, "scontrol", "update", "nodename="+s.node, "state=drain", "reason="+reason)
 }
 
+func (s slurm) DrainUndrained(ctx context.Context, reason string) (bool, error) {
+	if drained, _, err := s.state(ctx); err != nil || drained {
+		return false, err
+	}
+	return true, s.Drain(ctx, reason)
+}
+
 // Cancel leaves the job alone if Slurm has started it anew on another node.
 func (s slurm) Cancel(ctx context.Context, job uint32) error {
 	return command(ctx, "scancel", "--quiet", "--state=RUNNING", "--nodelist="+s.node, strconv.FormatUint(uint64(job), 10))
@@ -24,15 +31,19 @@ func (s slurm) Cancel(ctx context.Context, job uint32) error {
 
 // Resume takes the node out of its drain if the reason is one of noded's.
 func (s slurm) Resume(ctx context.Context, mark string) (bool, string, error) {
-	out, err := output(ctx, "scontrol", "--oneliner", "show", "node", s.node)
-	if err != nil {
-		return false, "", err
-	}
-	drained, reason, err := drain(out)
+	drained, reason, err := s.state(ctx)
 	if err != nil || !drained || !strings.HasPrefix(reason, mark) {
 		return false, reason, err
 	}
 	return true, reason, command(ctx, "scontrol", "update", "nodename="+s.node, "state=resume")
+}
+
+func (s slurm) state(ctx context.Context) (drained bool, reason string, err error) {
+	out, err := output(ctx, "scontrol", "--oneliner", "show", "node", s.node)
+	if err != nil {
+		return false, "", err
+	}
+	return drain(out)
 }
 
 // drain reads from scontrol's line of a node whether it is drained and why.

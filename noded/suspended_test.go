@@ -1,0 +1,133 @@
+package noded
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cloister/noded/cgroup"
+	"cloister/policy"
+)
+
+// drainingSlurm keeps a node's drain, "" for none, and what was done to it.
+type drainingSlurm struct {
+	countedSlurm
+	mu     sync.Mutex
+	reason string
+	did    []string
+	fail   bool
+}
+
+func (s *drainingSlurm) DrainUndrained(_ context.Context, reason string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail {
+		s.fail = false
+		return false, errors.New("slurmctld does not answer")
+	}
+	if s.reason != "" {
+		return false, nil
+	}
+	s.reason, s.did = reason, append(s.did, "drain")
+	return true, nil
+}
+
+func (s *drainingSlurm) Resume(_ context.Context, mark string) (bool, string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.reason
+	if !strings.HasPrefix(was, mark) || was == "" {
+		return false, was, nil
+	}
+	s.reason, s.did = "", append(s.did, "resume")
+	return true, was, nil
+}
+
+func (s *drainingSlurm) has(reason string, did ...string) func() bool {
+	return func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.reason == reason && slices.Equal(s.did, did)
+	}
+}
+
+// suspendable is a daemon with a session whose tasks freeze as they are told.
+func suspendable(t *testing.T, s *drainingSlurm) (d *Daemon, l *live, freeze func(frozen string)) {
+	t.Helper()
+	oldRoot, oldPause := cgroup.Root, suspendedPause
+	cgroup.Root, suspendedPause = t.TempDir(), time.Millisecond
+	t.Cleanup(func() { cgroup.Root, suspendedPause = oldRoot, oldPause })
+	user := filepath.Join(cgroup.Root, "slurmstepd.scope/job_7/step_batch/user")
+	if err := os.MkdirAll(user, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	freeze = func(frozen string) {
+		if err := os.WriteFile(filepath.Join(user, "cgroup.events"), []byte("populated 1\nfrozen "+frozen+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	freeze("0")
+	d, _ = idleDaemon(policy.OnDemand)
+	d.slurm = s
+	l = withSession(t, d)
+	l.record.Cgroup = cgroup.Job{Scope: "/slurmstepd.scope", ID: 7}
+	return d, l, freeze
+}
+
+func TestANodeIsDrainedWhileItsSecureJobIsSuspended(t *testing.T) {
+	s := &drainingSlurm{fail: true}
+	d, l, freeze := suspendable(t, s)
+	ended := make(chan outcome)
+	over := make(chan outcome)
+	go func() { over <- d.awaitEnd(l, ended) }()
+	time.Sleep(20 * time.Millisecond)
+	if !s.has("")() {
+		t.Fatalf("without a suspension: %v", s.did)
+	}
+	freeze("1")
+	until(t, "the node is drained", s.has(suspendedReason, "drain"))
+	freeze("0")
+	until(t, "the node is back", s.has("", "drain", "resume"))
+	freeze("1")
+	until(t, "the node is drained again", s.has(suspendedReason, "drain", "resume", "drain"))
+	ended <- outcome{}
+	<-over
+	if err := d.holdBack(t.Context(), l, false); err != nil || !s.has("", "drain", "resume", "drain", "resume")() {
+		t.Errorf("after the job: %q, %v, %v", s.reason, s.did, err)
+	}
+}
+
+func TestAnAdministratorsDrainOutlivesASuspension(t *testing.T) {
+	s := &drainingSlurm{reason: "broken fan"}
+	d, l, freeze := suspendable(t, s)
+	ctx, stop := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { d.watchSuspended(ctx, l); close(over) }()
+	freeze("1")
+	time.Sleep(20 * time.Millisecond)
+	freeze("0")
+	time.Sleep(20 * time.Millisecond)
+	stop()
+	<-over
+	if !s.has("broken fan")() {
+		t.Errorf("it became %q by %v", s.reason, s.did)
+	}
+}
+
+func TestANodedThatIsRestartedTakesBackWhatItsPredecessorDrained(t *testing.T) {
+	s := &drainingSlurm{reason: suspendedReason}
+	d, l, _ := suspendable(t, s)
+	l.heldBack.Store(true)
+	ctx, stop := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { d.watchSuspended(ctx, l); close(over) }()
+	until(t, "the node is back", s.has("", "resume"))
+	stop()
+	<-over
+}
