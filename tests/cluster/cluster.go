@@ -183,6 +183,24 @@ func (c *Cluster) PowerCut(node string) error {
 	return nil
 }
 
+// AwaitOff waits until a node that shuts down, or reboots, has done so. A reboot
+// ends there too: Boot and Restart bring the node back.
+func (c *Cluster) AwaitOff(ctx context.Context, node string) error {
+	g, err := c.guest(node)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	done := g.done
+	g.mu.Unlock()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s to shut down: %w; its console ends:\n%s", node, ctx.Err(), tail(c.Console(node), 15))
+	}
+}
+
 // Restart boots a node from its disk, after a power cut if it still runs, and returns when its own units have
 // started and, for a node of Slurm, slurmctld shows it as idle.
 func (c *Cluster) Restart(ctx context.Context, node string) error {

@@ -67,6 +67,22 @@ func powerCut(t *testing.T, s *deploy.Site, job uint32) {
 	}
 }
 
+// serves wants the next secure job on a node to work, and nothing left of it.
+func serves(t *testing.T, s *deploy.Site, node, name string) {
+	t.Helper()
+	endsAs(t, s, onNode(t, s, node, name, "echo next\n", name+".luks:/results:rw,create,size=32M"), "COMPLETED")
+	clean(t, s, node)
+}
+
+// kept wants what a stubborn job had synced in its volume, which the node closed:
+// the client opens no other without being told to.
+func kept(t *testing.T, s *deploy.Site, volume string) {
+	t.Helper()
+	if got, err := s.Results(t.Context(), "alice", volume, "kept"); err != nil || got != "synced\n" {
+		t.Errorf("what the job had synced reads %q, %v", got, err)
+	}
+}
+
 func TestHoweverAJobEndsWhatItSyncedStaysAndNothingElse(t *testing.T) {
 	s := deploy.ForTest(t, deploy.Release)
 	ctx := t.Context()
@@ -109,6 +125,7 @@ func TestHoweverAJobEndsWhatItSyncedStaysAndNothingElse(t *testing.T) {
 			if err != nil || string(got) != "synced\n" {
 				t.Errorf("what the job had synced reads %q, %v", got, err)
 			}
+			serves(t, s, cluster.S2, "after-"+e.name)
 		})
 	}
 }
@@ -164,8 +181,5 @@ func TestAJobOutlivesSlurmsDaemonsAndTheKeyServer(t *testing.T) {
 	if got, err := s.Results(ctx, "alice", "outlives.luks", "outlives.txt"); err != nil || got != "survived\n" {
 		t.Errorf("the output is %q, %v", got, err)
 	}
-	// The node serves the next one.
-	next := onNode(t, s, cluster.S2, "next", "echo next\n", "next.luks:/results:rw,create,size=32M")
-	endsAs(t, s, next, "COMPLETED")
-	clean(t, s, cluster.S2)
+	serves(t, s, cluster.S2, "next")
 }
