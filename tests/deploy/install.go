@@ -170,8 +170,8 @@ echo 'required /usr/lib/cloister/cloister.so node=`+class+`' > /etc/slurm/plugst
 systemctl daemon-reload
 udevadm control --reload
 systemctl stop slurmd
-systemctl enable -q cloister-noded.socket cloister-noded.service cloister-release.service
-systemctl start cloister-noded.socket cloister-noded.service cloister-release.service`); err != nil {
+systemctl enable -q cloister-noded.socket cloister-noded.service
+systemctl start cloister-noded.socket cloister-noded.service`); err != nil {
 			return errors.Join(err, in.journal(ctx, node))
 		}
 	}

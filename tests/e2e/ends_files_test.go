@@ -23,7 +23,7 @@ printf '[Mount]\nOptions=vers=4.2,sec=sys,hard,timeo=50,retrans=3\n' > /etc/syst
 systemctl daemon-reload
 systemctl -q stop slurmd cloister-noded
 systemctl restart shared.mount
-systemctl start cloister-noded cloister-release slurmd
+systemctl start cloister-noded slurmd
 grep ' /shared ' /proc/mounts | grep -q ,hard,`); err != nil {
 		t.Fatal(err)
 	}
