@@ -193,6 +193,7 @@ const spareHelpers = 4
 func (d *Daemon) Serve(ctx context.Context, s *handoff.Server) error {
 	d.status()
 	helper.Keep(spareHelpers)
+	go d.watchRecords(ctx)
 	defer d.note(audit.Entry{Event: audit.NodeStopped})
 	defer d.adopted.Wait()
 	loop, end := d.pulse.Begin(ctx, "the taking of launches", acceptLimit)

@@ -15,6 +15,7 @@ import (
 	"cloister/sealed"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // All records are written from this file: what happened is passed in, what a
@@ -183,6 +184,32 @@ func (d *Daemon) present() audit.Entry {
 		return audit.Entry{}
 	}
 	return d.busy.of("")
+}
+
+// recordsPatience is how long the records may fail before the node is given up,
+// recordsLook how often that is looked at. The records recover by themselves
+// from an error that came once.
+var (
+	recordsPatience = time.Minute
+	recordsLook     = 10 * time.Second
+)
+
+// watchRecords gives the node up if its disk keeps no records: it would take
+// each secure job of the cluster, and refuse it. A disk that is full is no such
+// reason, for anybody who may write there can fill it.
+func (d *Daemon) watchRecords(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(recordsLook):
+		}
+		s := d.records.State()
+		full := errors.Is(s.Failed, unix.ENOSPC) || errors.Is(s.Failed, unix.EDQUOT)
+		if s.Failed != nil && !full && time.Since(s.Since) > recordsPatience && d.givenUp() == nil {
+			d.giveUp("records cannot be kept", s.Failed)
+		}
+	}
 }
 
 // noteAltered looks, before they are closed, whether a read-only volume's hash

@@ -362,6 +362,35 @@ func TestANoteOfAFenceThatCannotBeReadIsAFence(t *testing.T) {
 	}
 }
 
+func TestANodeWhoseRecordsFailForGoodIsGivenUpAndNotRecoveredBeforeTheyAreKept(t *testing.T) {
+	look, patience := recordsLook, recordsPatience
+	recordsLook, recordsPatience = time.Millisecond, 50*time.Millisecond
+	defer func() { recordsLook, recordsPatience = look, patience }()
+	d, _, dir := recording(t, policy.OnDemand)
+	slurm := &fakeSlurm{}
+	d.slurm = slurm
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go d.watchRecords(ctx)
+	// The directory is gone when the next file is to be begun.
+	if err := os.RemoveAll(filepath.Join(dir, "audit")); err != nil {
+		t.Fatal(err)
+	}
+	for d.records.State().Failed == nil {
+		d.note(audit.Entry{Event: audit.Done, Detail: strings.Repeat("x", 1000)})
+	}
+	if s := d.Status(); s.State != "unfit" {
+		t.Errorf("at once the node is %s", s.State)
+	}
+	until(t, "the node is fenced", func() bool { return d.Status().State == "fenced" && d.Status().Fence.Drained })
+	if !strings.HasPrefix(slurm.said(), "cloister: records cannot be kept") {
+		t.Errorf("the node is drained with %q", slurm.said())
+	}
+	if r := d.Retry(t.Context()); r.Recovered {
+		t.Errorf("recovered: %+v", r)
+	}
+}
+
 // quick makes Slurm be tried again at once.
 func quick(t *testing.T) {
 	old := drainPause

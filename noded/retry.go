@@ -45,6 +45,9 @@ func (d *Daemon) Retry(ctx context.Context) *status.Recovery {
 	for _, f := range d.check() {
 		r.line("checking the node", errors.New(f))
 	}
+	if err := d.records.State().Failed; err != nil {
+		r.line("keeping records", err)
+	}
 	if !r.failed && r.line("letting noded launch again", d.forgetFence()) {
 		r.Recovered = true
 		d.resume(ctx, r)

@@ -321,6 +321,9 @@ func TestADiskThatTakesNothingIsAnErrorAndTheJournalHearsOfTheRecord(t *testing.
 		}
 	}
 	l := open(t, c)
+	if err := l.Wait(t.Context(), l.State().Head); err != nil {
+		t.Fatal(err)
+	}
 	l.mu.Lock()
 	good := l.file
 	l.file = full

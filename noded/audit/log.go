@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -44,19 +45,24 @@ type Log struct {
 	head   Head
 	counts Counters
 	events map[Event]uint64
-	// failed is why nothing can be written any more.
+	// failed is why nothing can be written at present, since when.
 	failed error
+	since  time.Time
 	limits map[string]*bucket
 
 	flush   chan struct{}
 	flushed *sync.Cond // with mu
 	durable uint64
+	pending []Head // what is written and not durable
+	lost    []Head // what was pending when something failed
+	closing chan struct{}
 	done    chan struct{}
 }
 
 var (
 	errNone   = errors.New("no records are kept")
 	errClosed = errors.New("the records are closed")
+	errLost   = errors.New("the record could not be flushed to the disk")
 )
 
 // Open goes on with the records in the directory. What a crash left of the
@@ -70,7 +76,7 @@ func Open(c Config) (*Log, error) {
 		return nil, fmt.Errorf("opening the records: %w", err)
 	}
 	l := &Log{Config: c, counts: Counters{}, events: map[Event]uint64{}, limits: map[string]*bucket{},
-		flush: make(chan struct{}, 1), done: make(chan struct{}), head: Head{Hash: none}}
+		flush: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), head: Head{Hash: none}}
 	l.flushed = sync.NewCond(&l.mu)
 	if err := l.resume(); err != nil {
 		return nil, err
@@ -199,8 +205,7 @@ func (l *Log) begin(first uint64) error {
 		return fmt.Errorf("beginning a file of records: %w", err)
 	}
 	if err := syncDir(l.Dir); err != nil {
-		f.Close()
-		return fmt.Errorf("beginning a file of records: %w", err)
+		return fmt.Errorf("beginning a file of records: %w", errors.Join(err, f.Close(), os.Remove(name)))
 	}
 	if l.file != nil {
 		if err := l.file.Close(); err != nil {
@@ -245,7 +250,7 @@ func (l *Log) Add(e Entry) (Head, error) {
 func (l *Log) append(e Entry) (Head, error) {
 	if l.failed == nil && l.size >= int64(l.maxFile) {
 		if err := l.rotate(); err != nil {
-			l.failed = err
+			l.fail(err)
 		}
 	}
 	return l.add(e)
@@ -266,6 +271,7 @@ func (l *Log) add(e Entry) (Head, error) {
 		return Head{}, err
 	}
 	l.head = Head{r.Seq, hash}
+	l.pending = append(l.pending, l.head)
 	l.Journal(r, l.head)
 	select {
 	case l.flush <- struct{}{}:
@@ -287,7 +293,7 @@ func (l *Log) write(b []byte) error {
 	err = fmt.Errorf("writing a record: %w", err)
 	if n > 0 {
 		if cut := l.file.Truncate(l.size); cut != nil {
-			l.failed = err
+			l.fail(err)
 		}
 	}
 	return err
@@ -342,17 +348,22 @@ func (l *Log) flusher() {
 	defer close(l.done)
 	for range l.flush {
 		l.mu.Lock()
-		f, upTo := l.file, l.head.Seq
+		f, upTo := l.file, l.head
 		l.mu.Unlock()
 		err := f.Sync()
 		l.mu.Lock()
 		if err != nil && f == l.file { // a file that was ended meanwhile was flushed then
-			l.failed = fmt.Errorf("flushing the records: %w", err)
-		} else {
-			l.durable = upTo
+			l.fail(fmt.Errorf("flushing the records: %w", err))
+		} else if l.failed == nil {
+			l.durable = upTo.Seq
+			l.pending = l.pending[slices.Index(l.pending, upTo)+1:]
 		}
+		failed := l.failed != nil
 		l.flushed.Broadcast()
 		l.mu.Unlock()
+		if failed {
+			l.recovered()
+		}
 	}
 }
 
@@ -370,8 +381,13 @@ func (l *Log) Wait(ctx context.Context, h Head) error {
 	defer stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for h.Seq > l.durable {
-		if l.failed != nil {
+	for {
+		switch {
+		case slices.Contains(l.lost, h):
+			return errLost
+		case h.Seq <= l.durable:
+			return nil
+		case l.failed != nil:
 			return l.failed
 		}
 		if ctx.Err() != nil {
@@ -379,7 +395,6 @@ func (l *Log) Wait(ctx context.Context, h Head) error {
 		}
 		l.flushed.Wait()
 	}
-	return nil
 }
 
 // A State is where a Log is.
@@ -388,8 +403,10 @@ type State struct {
 	Incidents Counters
 	// Events counts them since the Log was opened.
 	Events map[Event]uint64
-	// Failed is why no more can be written, nil if it can.
+	// Failed is why no more can be written at present, nil if it can, and
+	// Since when. It is tried again.
 	Failed error
+	Since  time.Time
 }
 
 // State returns the present one.
@@ -399,7 +416,7 @@ func (l *Log) State() State {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return State{l.head, maps.Clone(l.counts), maps.Clone(l.events), l.failed}
+	return State{l.head, maps.Clone(l.counts), maps.Clone(l.events), l.failed, l.since}
 }
 
 // Close writes what is summed up and flushes everything. It is safe to call
@@ -416,6 +433,7 @@ func (l *Log) Close() error {
 	l.sumUp()
 	l.failed = errors.Join(l.failed, errClosed)
 	l.mu.Unlock()
+	close(l.closing)
 	close(l.flush)
 	<-l.done
 	return errors.Join(l.file.Sync(), l.file.Close())
