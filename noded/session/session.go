@@ -27,9 +27,9 @@ type Step struct {
 // A Saver writes the record as it now is to the journal.
 type Saver func() error
 
-// undoTries is how often an undo is tried before the node is fenced, and
-// undoPause the time between: a file system needs a moment after its last
-// process was killed.
+// undoTries is how often an undo, and the journal's write after it, are tried
+// before the node is fenced, and undoPause the time between: a file system needs
+// a moment after its last process was killed.
 const (
 	undoTries = 3
 	undoPause = 200 * time.Millisecond
@@ -79,14 +79,17 @@ func Undo(j *Journal, r *Record, steps []Step) error {
 			continue
 		}
 		r.Begun = slices.DeleteFunc(r.Begun, func(n string) bool { return n == s.Name })
-		if err := j.Save(r); err != nil {
+		if err := tries(func() error { return j.Save(r) }); err != nil {
 			failed = append(failed, err)
 		}
 	}
 	if len(failed) > 0 {
 		return &FenceError{Err: errors.Join(failed...)}
 	}
-	return j.Remove(r.ID)
+	if err := tries(func() error { return j.Remove(r.ID) }); err != nil {
+		return &FenceError{Err: err}
+	}
+	return nil
 }
 
 // Lock is the name of the step whose undo opens the node again.
@@ -97,15 +100,19 @@ const Lock = "lock"
 var guards = []string{Lock}
 
 func tryUndo(s Step) error {
-	var err error
+	return tries(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
+		defer cancel()
+		return s.Undo(ctx)
+	})
+}
+
+func tries(do func() error) (err error) {
 	for try := range undoTries {
 		if try > 0 {
 			time.Sleep(undoPause)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
-		err = s.Undo(ctx)
-		cancel()
-		if err == nil {
+		if err = do(); err == nil {
 			return nil
 		}
 	}

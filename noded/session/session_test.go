@@ -107,6 +107,39 @@ func TestAnUndoThatFailsOnceIsTriedAgain(t *testing.T) {
 	}
 }
 
+func TestAJournalThatCannotBeWrittenForAMomentFencesNothing(t *testing.T) {
+	j, r, tr := newJournal(t), &Record{ID: testID}, &trace{}
+	steps := tr.steps(Lock, "unlock")
+	if err := Run(context.Background(), j, r, steps); err != nil {
+		t.Fatal(err)
+	}
+	undo := steps[1].Undo
+	steps[1].Undo = func(ctx context.Context) error {
+		if err := os.Rename(j.dir, j.dir+".away"); err != nil {
+			t.Error(err)
+		}
+		time.AfterFunc(undoPause/2, func() { os.Rename(j.dir+".away", j.dir) })
+		return undo(ctx)
+	}
+	if err := Undo(j, r, steps); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := j.Load(); err != nil || len(left) != 0 {
+		t.Fatalf("journal holds %v, %v", left, err)
+	}
+}
+
+func TestAJournalEntryThatCannotBeRemovedFencesTheNode(t *testing.T) {
+	j := newJournal(t)
+	if err := os.MkdirAll(filepath.Join(j.dir, testID+".json", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var fence *FenceError
+	if err := Undo(j, &Record{ID: testID}, nil); !errors.As(err, &fence) {
+		t.Fatalf("got %v, want a FenceError", err)
+	}
+}
+
 func TestACancelledSessionBeginsNoFurtherStep(t *testing.T) {
 	j, tr := newJournal(t), &trace{}
 	ctx, cancel := context.WithCancel(context.Background())
