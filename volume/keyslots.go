@@ -60,7 +60,7 @@ func unlock(path string, key secret.Bytes) (Pinned, secret.Bytes, int, error) {
 			vk.Wipe()
 			return Pinned{}, secret.Bytes{}, 0, fmt.Errorf("%s: %w", path, err)
 		}
-		tags := authenticated
+		tags := authenticated(l)
 		p.PayloadSize, p.Integrity = l.Size(), &tags
 	}
 	return p, vk, slot, nil

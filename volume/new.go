@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"cloister/volume/integrity"
 	"cloister/volume/luks2"
 )
 
@@ -23,7 +24,11 @@ func PlanNewVolume(rand io.Reader, size int64, plain bool) (Pinned, Keys, error)
 	}
 	p := pin(formatUUID(id), (size+luks2.SectorSize-1)/luks2.SectorSize*luks2.SectorSize)
 	if !plain {
-		tags := authenticated
+		l, err := integrity.NewLayout(p.PayloadSize)
+		if err != nil {
+			return Pinned{}, Keys{}, fmt.Errorf("planning a volume: %w", err)
+		}
+		tags := authenticated(l)
 		p.Cipher, p.Integrity = AuthenticatedCipher, &tags
 	}
 	if err := p.Validate(); err != nil {

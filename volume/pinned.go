@@ -56,13 +56,15 @@ type Integrity struct {
 	Algorithm      string `json:"algorithm"`       // authenticates ciphertext, IV and sector number
 	TagSize        int64  `json:"tag_size"`        // bytes for each sector
 	InterleaveSize int64  `json:"interleave_size"` // bytes of sectors between two runs of tags
-	JournalSize    int64  `json:"journal_size"`    // bytes, unused
+	JournalSize    int64  `json:"journal_size"`    // bytes, which follow from the payload's size
 }
 
-// authenticated is the only Integrity that Pinned accepts.
-var authenticated = Integrity{
-	Algorithm: "hmac-sha256", TagSize: integrity.TagSize,
-	InterleaveSize: integrity.InterleaveSectors * 512, JournalSize: integrity.JournalSectors * 512,
+// authenticated is the only Integrity that Pinned accepts for a layout.
+func authenticated(l integrity.Layout) Integrity {
+	return Integrity{
+		Algorithm: "hmac-sha256", TagSize: integrity.TagSize,
+		InterleaveSize: integrity.InterleaveSectors * 512, JournalSize: l.JournalSize(),
+	}
 }
 
 // Verity is a dm-verity tree, format 1, without superblock, over the
@@ -118,8 +120,6 @@ func (p Pinned) Validate() error {
 	switch {
 	case p.Cipher != want:
 		return fmt.Errorf("cipher %.32q is refused: only %s is accepted here", p.Cipher, want)
-	case p.Integrity != nil && *p.Integrity != authenticated:
-		return errors.New("parameters of the authentication are not the only accepted ones")
 	case p.Integrity != nil && p.Verity != nil:
 		return errors.New("a hash tree and authentication in one volume are refused")
 	case p.SectorSize != luks2.SectorSize:
@@ -128,6 +128,15 @@ func (p Pinned) Validate() error {
 		return fmt.Errorf("payload offset %d is out of bounds or misaligned", p.PayloadOffset)
 	case p.PayloadSize < 2*verity.BlockSize || p.PayloadSize > MaxPayloadSize || p.PayloadSize%luks2.SectorSize != 0:
 		return fmt.Errorf("payload size %d is out of bounds or misaligned", p.PayloadSize)
+	}
+	if p.Integrity != nil {
+		l, err := integrity.NewLayout(p.PayloadSize)
+		if err != nil {
+			return err
+		}
+		if *p.Integrity != authenticated(l) {
+			return errors.New("parameters of the authentication are not the only accepted ones")
+		}
 	}
 	if err := luks2.ValidUUID(p.UUID); err != nil {
 		return err

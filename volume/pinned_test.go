@@ -11,7 +11,7 @@ const (
 	someHex     = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 	someUUID    = "6f1b1c1e-2f0a-4d58-9d0f-0123456789ab"
 	pinnedRead  = `{"cipher":"aes-xts-plain64","sector_size":4096,"payload_offset":1048576,"payload_size":1048576,"uuid":"` + someUUID + `","verity":{"algorithm":"sha256","data_block_size":4096,"hash_block_size":4096,"hash_offset":2097152,"hash_size":12288,"root_hash":"` + someHex + `","salt":"` + someHex + `"}}`
-	pinnedTags  = `{"cipher":"aes-xts-random","sector_size":4096,"payload_offset":1048576,"payload_size":1048576,"uuid":"` + someUUID + `","integrity":{"algorithm":"hmac-sha256","tag_size":48,"interleave_size":16777216,"journal_size":135168}}`
+	pinnedTags  = `{"cipher":"aes-xts-random","sector_size":4096,"payload_offset":1048576,"payload_size":1048576,"uuid":"` + someUUID + `","integrity":{"algorithm":"hmac-sha256","tag_size":48,"interleave_size":16777216,"journal_size":540672}}`
 	pinnedWrite = `{"cipher":"aes-xts-plain64","sector_size":4096,"payload_offset":1048576,"payload_size":1048576,"uuid":"` + someUUID + `"}`
 )
 
@@ -49,9 +49,9 @@ func TestPinnedAcceptsOnlyTheOneForm(t *testing.T) {
 		{pinnedTags, `"hmac-sha256"`, `"none"`},
 		{pinnedTags, `"tag_size":48`, `"tag_size":0`},
 		{pinnedTags, `"interleave_size":16777216`, `"interleave_size":4096`},
-		{pinnedTags, `"journal_size":135168`, `"journal_size":0`},
-		{pinnedTags, `,"journal_size":135168`, ``},
-		{pinnedRead, `"verity":`, `"integrity":{"algorithm":"hmac-sha256","tag_size":48,"interleave_size":16777216,"journal_size":135168},"verity":`},
+		{pinnedTags, `"journal_size":540672`, `"journal_size":0`},
+		{pinnedTags, `,"journal_size":540672`, ``},
+		{pinnedRead, `"verity":`, `"integrity":{"algorithm":"hmac-sha256","tag_size":48,"interleave_size":16777216,"journal_size":540672},"verity":`},
 		{pinnedRead, `"sha256"`, `"sha1"`},
 		{pinnedRead, `"data_block_size":4096`, `"data_block_size":512`},
 		{pinnedRead, `"hash_block_size":4096`, `"hash_block_size":1024`},

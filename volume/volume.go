@@ -138,19 +138,19 @@ func openPayload(path string, p Pinned, volumeKey secret.Bytes) (*payload, error
 		return nil, fmt.Errorf("opening the volume: %w", err)
 	}
 	v := &payload{f: f, pinned: p}
-	if err := v.expand(volumeKey); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("opening the volume %s: %w", path, err)
-	}
 	if p.Verity == nil {
 		if err := lock(f, false); err != nil {
-			v.Close()
+			f.Close()
 			return nil, fmt.Errorf("opening the volume %s: %w", path, err)
 		}
 	}
 	if size < p.End() {
-		v.Close()
+		f.Close()
 		return nil, fmt.Errorf("opening the volume %s: the file has %d bytes, the volume %d: %w", path, size, p.End(), ErrCutOff)
+	}
+	if err := v.expand(volumeKey); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("opening the volume %s: %w", path, err)
 	}
 	if p.Verity != nil {
 		if v.tree, err = p.Verity.verifier(f, p.PayloadSize); err != nil {

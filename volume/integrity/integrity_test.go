@@ -41,6 +41,16 @@ func layout(t testing.TB, size int64) integrity.Layout {
 	return l
 }
 
+// made is an area in which nothing was written yet.
+func made(t testing.TB, l integrity.Layout) sparse {
+	t.Helper()
+	f := sparse{}
+	if _, err := f.WriteAt(l.Head(), 0); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 func newKey(t testing.TB) secret.Bytes {
 	t.Helper()
 	key, err := secret.Random(rand.Reader, integrity.KeySize)
@@ -74,7 +84,8 @@ func noise(n int) []byte {
 
 // That the kernel means the same is shown on its own, in noded/unlock.
 func TestWhatIsWrittenIsReadBackAlsoAcrossRunsOfTags(t *testing.T) {
-	l, key, f := layout(t, 40<<20), newKey(t), sparse{}
+	l, key := layout(t, 40<<20), newKey(t)
+	f := made(t, l)
 	for _, off := range []int64{0, 16<<20 - 2*sector, 32<<20 - sector, 40<<20 - 4*sector} {
 		plain := noise(4 * sector)
 		write(t, f, l, key, plain, off)
@@ -132,7 +143,8 @@ func TestSizesOutOfBoundsAreRefused(t *testing.T) {
 }
 
 func TestAnyChangeToASectorOrItsTagIsNoticed(t *testing.T) {
-	l, key, f := layout(t, 1<<20), newKey(t), sparse{}
+	l, key := layout(t, 1<<20), newKey(t)
+	f := made(t, l)
 	write(t, f, l, key, noise(4*sector), 0)
 	o := opener(t, f, l, key)
 	buf := make([]byte, sector)
@@ -159,7 +171,8 @@ func TestAnyChangeToASectorOrItsTagIsNoticed(t *testing.T) {
 }
 
 func TestASectorInAnotherPlaceOrNeverWrittenOrUnderAnotherKeyIsNoticed(t *testing.T) {
-	l, key, f := layout(t, 1<<20), newKey(t), sparse{}
+	l, key := layout(t, 1<<20), newKey(t)
+	f := made(t, l)
 	write(t, f, l, key, noise(2*sector), 0)
 	for i := range int64(integrity.TagSize) {
 		f[l.TagAt(5*sector)+i] = f[l.TagAt(0)+i]
@@ -186,14 +199,17 @@ func TestASectorInAnotherPlaceOrNeverWrittenOrUnderAnotherKeyIsNoticed(t *testin
 
 func TestReadsOutsideAreRefused(t *testing.T) {
 	l, key := layout(t, 1<<20), newKey(t)
-	o := opener(t, sparse{}, l, key)
+	o := opener(t, made(t, l), l, key)
 	for _, c := range []struct{ n, off int64 }{{sector, -sector}, {sector, 1}, {1, 0}, {sector, 1 << 20}, {2 * sector, 1<<20 - sector}, {sector, 1<<63 - sector}} {
 		if err := o.Read(make([]byte, c.n), c.off); err == nil || errors.Is(err, integrity.ErrAltered) {
 			t.Errorf("%d bytes at %d: %v", c.n, c.off, err)
 		}
 	}
-	if err := opener(t, bytes.NewReader(nil), l, key).Read(make([]byte, sector), 0); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err := opener(t, bytes.NewReader(l.Head()), l, key).Read(make([]byte, sector), 0); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a file that is cut off: %v", err)
+	}
+	if _, err := integrity.NewReader(bytes.NewReader(nil), l, key); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a file that is cut off in the journal: %v", err)
 	}
 	if _, err := integrity.NewReader(sparse{}, l, secret.Alloc(64)); err == nil {
 		t.Error("a key of 64 bytes: accepted")
@@ -219,8 +235,14 @@ func FuzzRead(f *testing.F) {
 		}
 		altered := bytes.Clone(file)
 		copy(altered[where:], what)
-		o := opener(t, bytes.NewReader(altered), l, key)
-		buf := make([]byte, 2*sector)
+		r, err := integrity.NewReader(bytes.NewReader(altered), l, key)
+		if errors.Is(err, integrity.ErrAltered) {
+			return // in the journal
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, buf := r.Opener(), make([]byte, 2*sector)
 		for off := int64(0); off < l.Size(); off += 2 * sector {
 			err := o.Read(buf, off)
 			if err == nil && !bytes.Equal(buf, plain) {
@@ -241,6 +263,7 @@ func BenchmarkRead(b *testing.B) {
 	const size = 1 << 20
 	l, key := layout(b, size), newKey(b)
 	file := make([]byte, l.AreaSize())
+	copy(file, l.Head())
 	write(b, at(file), l, key, noise(size), 0)
 	o := opener(b, bytes.NewReader(file), l, key)
 	buf := make([]byte, size)

@@ -8,9 +8,13 @@
 // moved or never written is ErrAltered. One that was put back to what it once
 // was, with its tag, is not noticed here.
 //
-// The geometry follows from the volume's size alone. Nothing of the area is
-// parsed: the superblock and the journal, which say the same to the kernel, are
-// written by Head and never read.
+// Writes go through dm-integrity's journal, so that after a power cut a sector
+// and its tag fit each other. What an unclosed volume's journal holds counts over
+// the sectors in place (Reader). The journal has no key of its own and needs none:
+// each of its entries carries the sector's tag, without which it is ErrAltered.
+//
+// The geometry follows from the volume's size alone. The superblock, which says
+// the same to the kernel, is written and never read.
 //
 // The sources are drivers/md/dm-integrity.c and dm-crypt.c of Linux 6.12 and
 // Documentation/admin-guide/device-mapper/dm-integrity.rst.
@@ -37,16 +41,14 @@ const (
 	// InterleaveSectors is how much data, in units of 512 bytes, lies between
 	// two runs of tags: dm-integrity's default, 16 MiB.
 	InterleaveSectors = 1 << log2Interleave
-	// JournalSectors is the least journal, in units of 512 bytes. It stays empty:
-	// writes are direct.
-	JournalSectors = entriesPerSection*SectorSize/unit + journalBlock
+	macSize           = 32
+	xtsKeySize        = 64
+	unit              = 512 // dm-integrity's own sectors
+	log2Interleave    = 15
 
-	macSize        = 32
-	xtsKeySize     = 64
-	unit           = 512 // dm-integrity's own sectors
-	log2Interleave = 15
+	// SuperblockSize is the length of the area's first part, in bytes: SB_SECTORS.
+	SuperblockSize = 4096
 
-	superSize = 4096 // SB_SECTORS
 	// A run of tags is rounded up to METADATA_PADDING_SECTORS, 4096 bytes, which
 	// with this tag size it is anyway.
 	runSize = InterleaveSectors * unit / SectorSize * TagSize
@@ -59,7 +61,14 @@ const (
 	entriesPerSector  = (unit - 8) / entrySize
 	entriesPerSection = entriesPerSector * journalBlock
 
-	headSize = superSize + JournalSectors*unit
+	sectionSectors = journalBlock + entriesPerSection*SectorSize/unit
+	sectionSize    = sectionSectors * unit
+
+	// The journal takes a 64th of the volume. A smaller one is written back more
+	// often, a larger one must be read at each opening and cleared at each closing;
+	// what more than 8 MiB gain is in docs/volumes.md.
+	journalShare             = 64
+	minSections, maxSections = 4, 62
 
 	// MaxSize is the largest volume, 1 PiB, so that no sum overflows.
 	MaxSize = 1 << 50
@@ -80,34 +89,45 @@ func NewLayout(size int64) (Layout, error) {
 
 // OfArea is the layout whose area has n bytes.
 func OfArea(n int64) (Layout, error) {
-	n -= headSize
-	areas := (n + areaGap - 1) / areaGap
-	l, err := NewLayout(n - areas*runSize)
-	if err == nil && l.AreaSize() != n+headSize {
-		err = fmt.Errorf("no authenticated volume takes %d bytes", n+headSize)
+	for sections := int64(minSections); sections <= maxSections; sections++ {
+		data := n - SuperblockSize - sections*sectionSize
+		areas := (data + areaGap - 1) / areaGap
+		if l, err := NewLayout(data - areas*runSize); err == nil && l.AreaSize() == n {
+			return l, nil
+		}
 	}
-	return l, err
+	return Layout{}, fmt.Errorf("no authenticated volume takes %d bytes", n)
 }
 
 // Size is the volume's length in bytes.
 func (l Layout) Size() int64 { return l.size }
 
+// JournalSize is the length of the journal in bytes, whole sections.
+func (l Layout) JournalSize() int64 { return l.sections() * sectionSize }
+
+func (l Layout) sections() int64 {
+	return min(max(l.size/journalShare/sectionSize, minSections), maxSections)
+}
+
+// headSize is where the first tags lie.
+func (l Layout) headSize() int64 { return SuperblockSize + l.JournalSize() }
+
 // AreaSize is the length in bytes of superblock, journal, tags and sectors.
 func (l Layout) AreaSize() int64 {
 	areas := (l.size + InterleaveSectors*unit - 1) / (InterleaveSectors * unit)
-	return headSize + areas*runSize + l.size
+	return l.headSize() + areas*runSize + l.size
 }
 
 // SectorAt is where the sector at byte off of the volume lies in the area.
 func (l Layout) SectorAt(off int64) int64 {
 	area, within := off/(InterleaveSectors*unit), off%(InterleaveSectors*unit)
-	return headSize + area*areaGap + runSize + within
+	return l.headSize() + area*areaGap + runSize + within
 }
 
 // TagAt is where the tag of the sector at byte off of the volume lies.
 func (l Layout) TagAt(off int64) int64 {
 	area, within := off/(InterleaveSectors*unit), off%(InterleaveSectors*unit)
-	return headSize + area*areaGap + within/SectorSize*TagSize
+	return l.headSize() + area*areaGap + within/SectorSize*TagSize
 }
 
 // contiguous is how many of n bytes from off on lie in one piece.
@@ -120,45 +140,42 @@ const (
 	superVersion     = 4 // SB_VERSION_4: the first with fixed padding
 	flagFixedPadding = 0x8
 	bitmapSectors    = 15 // log2 of DEFAULT_SECTORS_PER_BITMAP_BIT
-	// commitID is the first of those that a journal without a key has.
-	commitID = 0x1111111111111111
-	unused   = 0xFFFFFFFF // sector_hi of an entry that holds nothing
+
+	log2SectorsPerBlock = 3
 )
 
-// Head returns the area's first bytes, superblock and empty journal, as the
-// kernel makes them for a new volume. Who opens a volume puts them in place
-// first, so that it does not matter what the file said: with direct writes the
-// journal holds nothing.
-func (l Layout) Head() []byte {
+// Superblock returns the area's first bytes as the kernel makes them for a new
+// volume. Who opens one puts them in place first, so that it does not matter what
+// the file said.
+func (l Layout) Superblock() []byte {
 	le := binary.LittleEndian
-	b := make([]byte, headSize)
+	b := make([]byte, SuperblockSize)
 	copy(b, superMagic)
 	b[8] = superVersion
 	b[9] = log2Interleave
 	le.PutUint16(b[10:], TagSize)
-	le.PutUint32(b[12:], 1) // journal sections
+	le.PutUint32(b[12:], uint32(l.sections()))
 	le.PutUint64(b[16:], uint64(l.size/unit))
 	le.PutUint32(b[24:], flagFixedPadding)
 	b[28] = log2SectorsPerBlock
 	b[29] = l.bitmapBit()
-	for j := range JournalSectors {
-		s := b[superSize+j*unit:][:unit]
-		le.PutUint64(s[unit-8:], commitID^uint64(j)) // section 0
-		if j < journalBlock {
-			for e := range entriesPerSector {
-				le.PutUint32(s[e*entrySize+4:], unused)
-			}
-		}
+	return b
+}
+
+// Head returns the superblock and the empty journal of a new volume, as the
+// kernel makes them.
+func (l Layout) Head() []byte {
+	b := append(make([]byte, 0, l.headSize()), l.Superblock()...)
+	for i := range l.sections() {
+		b = append(b, emptySection(int(i), 0)...)
 	}
 	return b
 }
 
-const log2SectorsPerBlock = 3
-
 // bitmapBit is a field of modes that are not used here; the kernel fills it in
 // all the same: the journal's bits must suffice for the whole volume.
 func (l Layout) bitmapBit() byte {
-	const bits = JournalSectors * unit * 8
+	bits := l.JournalSize() * 8
 	sectors, log2 := l.size/unit, bitmapSectors
 	for bits < (sectors+1<<log2-1)>>log2 {
 		log2++

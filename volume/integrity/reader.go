@@ -19,14 +19,17 @@ var ErrAltered = errors.New("the volume was altered: a sector does not match its
 // A Reader reads the sectors of an authenticated volume. It is safe for
 // concurrent use, through an Opener for each goroutine.
 type Reader struct {
-	area   io.ReaderAt
-	layout Layout
-	cipher *xts.Cipher
-	mac    secret.Bytes
+	area    io.ReaderAt
+	layout  Layout
+	cipher  *xts.Cipher
+	mac     secret.Bytes
+	journal map[int64]written // by byte of the volume
 }
 
-// NewReader reads from area, which begins where the superblock lies. key has
-// KeySize bytes and stays the caller's.
+// NewReader reads from area, which begins where the superblock lies. What the
+// journal of a volume that nobody closed holds, counts over what lies in place;
+// the error wraps ErrAltered if it is not what whoever has the key left there. key
+// has KeySize bytes and stays the caller's.
 func NewReader(area io.ReaderAt, l Layout, key secret.Bytes) (*Reader, error) {
 	if key.Len() != KeySize {
 		return nil, fmt.Errorf("key of an authenticated volume: %d bytes, want %d", key.Len(), KeySize)
@@ -40,6 +43,10 @@ func NewReader(area io.ReaderAt, l Layout, key secret.Bytes) (*Reader, error) {
 	}
 	r := &Reader{area: area, layout: l, cipher: c, mac: secret.Alloc(macSize)}
 	copy(r.mac.Reveal(), key.Reveal()[xtsKeySize:])
+	if r.journal, err = r.readJournal(); err != nil {
+		r.Wipe()
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -94,7 +101,12 @@ func (o *Opener) piece(buf []byte, off int64) error {
 		return fmt.Errorf("reading sector %d: %w", off/SectorSize, err)
 	}
 	for ; len(buf) > 0; buf, tags, off = buf[SectorSize:], tags[TagSize:], off+SectorSize {
-		sector, sum, iv := buf[:SectorSize], tags[:macSize], tags[macSize:TagSize]
+		sector, tag := buf[:SectorSize], tags[:TagSize]
+		if w, ok := o.r.journal[off]; ok {
+			copy(sector, w.ciphertext)
+			tag = w.tag
+		}
+		sum, iv := tag[:macSize], tag[macSize:]
 		if !hmac.Equal(o.mac.Of(off, iv, sector), sum) {
 			return fmt.Errorf("sector %d: %w", off/SectorSize, ErrAltered)
 		}
@@ -102,6 +114,9 @@ func (o *Opener) piece(buf []byte, off int64) error {
 	}
 	return nil
 }
+
+// Unwritten tells how many sectors the journal holds.
+func (r *Reader) Unwritten() int { return len(r.journal) }
 
 func readFull(r io.ReaderAt, b []byte, at int64) error {
 	n, err := r.ReadAt(b, at)

@@ -76,9 +76,6 @@ func Encode(rand io.Reader, p Params, volumeKey, keyslotKey secret.Bytes) ([]byt
 		Digests:  map[string]digest{"0": dig},
 		Config:   config{JSONSize: headerSize - binarySize, KeyslotsSize: PayloadOffset - 2*headerSize},
 	}
-	if p.Authenticated {
-		m.Config.Flags = []string{"no-journal"} // for dm-integrity's, as cryptsetup understands it
-	}
 	text, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("making a LUKS2 header: %w", err)
