@@ -7,7 +7,7 @@ import (
 )
 
 // An Integrity is one dm-integrity mapping that stores tags for the mapping
-// above it, with direct writes.
+// above it, through its journal.
 type Integrity struct {
 	Name              string // the mapping's name
 	Device            string // path of the block device below, superblock first
@@ -30,7 +30,7 @@ func OpenIntegrity(i Integrity) (string, error) {
 		return "", fmt.Errorf("mapping %s: %w", i.Name, err)
 	}
 	// Documentation/admin-guide/device-mapper/dm-integrity.rst
-	parameters := fmt.Sprintf("%s 0 %d D 5 block_size:%d journal_sectors:%d interleave_sectors:%d buffer_sectors:%d fix_padding",
+	parameters := fmt.Sprintf("%s 0 %d J 5 block_size:%d journal_sectors:%d interleave_sectors:%d buffer_sectors:%d fix_padding",
 		below, i.TagSize, i.SectorSize, i.JournalSectors, i.InterleaveSectors, bufferSectors)
 	return activate(mapping{name: i.Name, uuid: "CRYPT-INTEGRITY-" + i.Name, target: "integrity", sectors: i.Size, parameters: []byte(parameters)})
 }

@@ -16,22 +16,30 @@ import (
 // openAuthenticated maps an authenticated volume over the device of its area:
 // dm-integrity, which stores the tags, below dm-crypt, which checks them.
 //
-// The kernel reads dm-integrity's superblock and journal. Both are written first
-// as the pinned size makes them, so that it does not matter what the file held:
-// writes are direct and the journal never holds anything.
+// The kernel reads dm-integrity's superblock and journal. The superblock is
+// written first as the pinned size makes it, so that it does not matter what the
+// file held. The journal of a volume that nobody closed must stay: the kernel
+// brings to its place what is in it. It is checked before, so that this is nothing
+// but what was written under the volume's key.
 func (o *opening) openAuthenticated(area *os.File, p parameters) (string, error) {
 	l, err := integrity.NewLayout(p.size)
 	if err != nil {
 		return "", err
 	}
-	if err := writeWhole(area, l.Head(), 0); err != nil {
+	head := l.Superblock()
+	if o.Create {
+		head = l.Head()
+	} else if err := o.checkJournal(area, l); err != nil {
+		return "", err
+	}
+	if err := writeWhole(area, head, 0); err != nil {
 		return "", fmt.Errorf("preparing the volume's tags: %w", err)
 	}
 	n := name(o.Session, o.Index, tags)
 	device, err := devicemapper.OpenIntegrity(devicemapper.Integrity{
 		Name: n, Device: area.Name(), Size: uint64(p.size) / unit,
 		TagSize: integrity.TagSize, SectorSize: integrity.SectorSize,
-		JournalSectors: integrity.JournalSectors, InterleaveSectors: integrity.InterleaveSectors,
+		JournalSectors: int(l.JournalSize() / unit), InterleaveSectors: integrity.InterleaveSectors,
 	})
 	if err != nil {
 		return "", err
@@ -47,6 +55,15 @@ func (o *opening) openAuthenticated(area *os.File, p parameters) (string, error)
 	}
 	o.names = append(o.names, n)
 	return device, nil
+}
+
+func (o *opening) checkJournal(area *os.File, l integrity.Layout) error {
+	r, err := integrity.NewReader(area, l, o.key)
+	if err != nil {
+		return err
+	}
+	r.Wipe()
+	return nil
 }
 
 // enter counts the opening in an authenticated volume's state, after it has

@@ -121,7 +121,7 @@ func TestTheKernelMakesTheHeadThatWeWrite(t *testing.T) {
 			n := "oracle-" + fmt.Sprint(size)
 			_, err = devicemapper.OpenIntegrity(devicemapper.Integrity{
 				Name: n, Device: loop.Name(), Size: uint64(size) / unit, TagSize: integrity.TagSize, SectorSize: integrity.SectorSize,
-				JournalSectors: integrity.JournalSectors, InterleaveSectors: integrity.InterleaveSectors,
+				JournalSectors: int(l.JournalSize() / unit), InterleaveSectors: integrity.InterleaveSectors,
 			})
 			check(t, err)
 			_, _, err = closeDevice(n, time.Now().Add(busyWait))
@@ -281,12 +281,12 @@ func TestAGarbledFrontKeepsTheVolumeClosed(t *testing.T) {
 	nothingLeft(t, s)
 }
 
-func TestAnotherSuperblockAndJournalHaveNoEffect(t *testing.T) {
+func TestAnotherSuperblockHasNoEffect(t *testing.T) {
 	r := plan(t, 64<<20)
 	r.used(t, jobID, func(o *Opened) { write(t, o, "x", []byte("patients")) })
 	f, err := os.OpenFile(r.path, os.O_RDWR, 0)
 	check(t, err)
-	_, err = f.WriteAt(noise(4096+integrity.JournalSectors*512), r.pinned.PayloadOffset)
+	_, err = f.WriteAt(noise(integrity.SuperblockSize), r.pinned.PayloadOffset)
 	check(t, err)
 	check(t, f.Close())
 	r.used(t, laterJob, func(o *Opened) {

@@ -63,6 +63,11 @@ type Options struct {
 	// of room as mke2fs gives, and nothing more in use than it needs: how much
 	// must be written hardly depends on its size.
 	Journal bool
+	// FullJournal is for a device on which what was never written cannot be read:
+	// the kernel reads a journal to its first block that belongs to no transaction.
+	// The journal is the smallest that the kernel takes, 4 MiB, and all of it is
+	// written.
+	FullJournal bool
 	// Stream, if not nil, has placed the contents of all regular files already.
 	Stream *Stream
 }

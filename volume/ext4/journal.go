@@ -6,6 +6,9 @@ import (
 	"io"
 )
 
+// minJournal is JBD2_MIN_JOURNAL_BLOCKS.
+const minJournal = 1024
+
 // journalBlocks is what mke2fs chooses for a file system of so many blocks of
 // 4 KiB (ext2fs_default_journal_size), but for its largest sizes: one extent is
 // the most that is made here, 128 MiB.
@@ -13,7 +16,7 @@ func journalBlocks(blocks int64) uint32 {
 	for _, s := range []struct {
 		below   int64
 		journal uint32
-	}{{2048, 0}, {32768, 1024}, {256 << 10, 4096}, {512 << 10, 8192}, {4096 << 10, 16384}} {
+	}{{2048, 0}, {32768, minJournal}, {256 << 10, 4096}, {512 << 10, 8192}, {4096 << 10, 16384}} {
 		if blocks < s.below {
 			return s.journal
 		}
@@ -27,6 +30,9 @@ func (im *Image) addJournal() uint32 {
 		return 0
 	}
 	n := journalBlocks(im.opt.Size / BlockSize)
+	if im.opt.FullJournal {
+		n = min(n, minJournal)
+	}
 	if n > 0 {
 		im.journal = &Inode{Mode: typeRegular | 0o600, Size: int64(n) * BlockSize, Seconds: im.opt.Seconds, number: journalInode, links: 1}
 	}
@@ -36,7 +42,7 @@ func (im *Image) addJournal() uint32 {
 // written is the first block that nobody reads before it was written to: a
 // journal that is empty is read no further than its super block.
 func (im *Image) written() uint32 {
-	if im.journal == nil {
+	if im.journal == nil || im.opt.FullJournal {
 		return im.used
 	}
 	return im.used - im.journal.dataBlocks() + 1
