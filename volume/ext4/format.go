@@ -7,7 +7,8 @@
 //
 // The reader is for hostile images: every number is checked against its
 // bounds, metadata checksums are checked where the file system has them, and
-// directory loops, shared blocks and journals that need recovery are errors.
+// directory loops and shared blocks are errors. What a journal that needs recovery
+// holds counts over what lies in place, as the kernel would put it there.
 // It refuses what it doesn't know (incompatible features, inline data,
 // encrypted or case-folded directories, files mapped by block lists).
 //

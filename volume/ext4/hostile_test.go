@@ -3,9 +3,7 @@ package ext4
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -156,21 +154,6 @@ func TestAChangedByteOfMetadataIsFoundByItsChecksum(t *testing.T) {
 		if _, err := list(bytes.NewReader(bad), int64(len(bad))); err == nil || !strings.Contains(err.Error(), "checksum") {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-func TestAJournalThatNeedsRecoveryIsAClearError(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "image")
-	run(t, "mke2fs", "-q", "-t", "ext4", "-b", "4096", path, "32M")
-	read(t, path)
-	run(t, "debugfs", "-w", "-R", "feature needs_recovery", path)
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := list(f, 32<<20); !errors.Is(err, ErrNeedsRecovery) {
-		t.Errorf("got %v", err)
 	}
 }
 

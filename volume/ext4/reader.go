@@ -22,8 +22,8 @@ var incompatNames = map[uint32]string{
 	0x1000: "dirdata", 0x8000: "inline_data", 0x10000: "encrypt", 0x20000: "casefold",
 }
 
-// ErrNeedsRecovery says that the file system was not cleanly unmounted: its
-// journal holds changes that this reader doesn't apply.
+// ErrNeedsRecovery says that the file system was not cleanly unmounted, and that
+// its journal is of a kind that this reader doesn't apply.
 var ErrNeedsRecovery = errors.New("the journal needs recovery: the volume was not cleanly unmounted")
 
 // FS reads one file system. It is not safe for concurrent use.
@@ -38,11 +38,29 @@ type FS struct {
 	seed      uint32
 	cache     map[int64][]byte
 	claimed   int64 // blocks that files and directories mapped so far
+	recovers  bool  // the journal counts
+	replayed  *overlay
 }
 
 // Open reads and checks the super block and the group descriptors of the file
 // system that fills the first bytes of r; size is the length of r.
 func Open(r io.ReaderAt, size int64) (*FS, error) {
+	fs, err := open(r, size)
+	if err != nil || !fs.recovers {
+		return fs, err
+	}
+	o, err := fs.replay()
+	if err != nil {
+		return nil, err
+	}
+	if fs, err = open(o, size); err != nil {
+		return nil, err
+	}
+	fs.replayed = o
+	return fs, nil
+}
+
+func open(r io.ReaderAt, size int64) (*FS, error) {
 	fs := &FS{r: r, cache: map[int64][]byte{}}
 	if err := fs.readSuper(size); err != nil {
 		return nil, fmt.Errorf("reading the ext4 super block: %w", err)
@@ -68,10 +86,8 @@ func (fs *FS) readSuper(size int64) error {
 			return errors.New("checksum does not match")
 		}
 	}
-	if incompat&incompatRecover != 0 {
-		return ErrNeedsRecovery
-	}
-	if unknown := incompat &^ supportedIncompat; unknown != 0 {
+	fs.recovers = incompat&incompatRecover != 0
+	if unknown := incompat &^ (supportedIncompat | incompatRecover); unknown != 0 {
 		bit := unknown & -unknown
 		return fmt.Errorf("feature %s (%#x) is not supported", incompatNames[bit], bit)
 	}
@@ -221,7 +237,15 @@ func (fs *FS) Inode(n uint32) (*File, error) {
 }
 
 func (fs *FS) inode(n uint32) (*File, error) {
-	if n > fs.inodes || n != rootInode && n < firstInode {
+	if n != rootInode && n < firstInode {
+		return nil, errors.New("number is out of bounds")
+	}
+	return fs.anyInode(n)
+}
+
+// anyInode reads also a reserved one.
+func (fs *FS) anyInode(n uint32) (*File, error) {
+	if n > fs.inodes {
 		return nil, errors.New("number is out of bounds")
 	}
 	g, k := (n-1)/fs.perG, int64((n-1)%fs.perG)

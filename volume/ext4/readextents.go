@@ -105,6 +105,9 @@ func (w *extentWalk) leaf(e []byte, first, to int64) error {
 		return err
 	}
 	w.next = first + count
+	if w.f.IsRegular() && fs.replayed != nil && fs.replayed.holds(at, count) {
+		return errors.New("contents in the journal are not supported")
+	}
 	if !unwritten {
 		w.out = append(w.out, Extent{first, at, count})
 	}
