@@ -91,16 +91,10 @@ func (r *Reader) readJournal() (map[int64]written, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := map[int64]written{}
+	all, mac := map[int64]written{}, NewMAC(r.mac.Reveal())
 	for _, i := range order {
-		if err := r.layout.collect(sections[i], all); err != nil {
+		if err := r.layout.collect(sections[i], mac, all); err != nil {
 			return nil, fmt.Errorf("section %d of the journal: %w", i, err)
-		}
-	}
-	mac := NewMAC(r.mac.Reveal())
-	for off, w := range all {
-		if !hmac.Equal(mac.Of(off, w.tag[macSize:], w.ciphertext), w.tag[:macSize]) {
-			return nil, fmt.Errorf("sector %d in the journal: %w", off/SectorSize, ErrAltered)
 		}
 	}
 	return all, nil
@@ -163,7 +157,7 @@ func newestLap(used [laps]bool) (int, error) {
 
 // collect puts a section's entries over those before. It changes s: the last
 // bytes of each 512 of a sector are in its entry, the commit id has their place.
-func (l Layout) collect(s section, all map[int64]written) error {
+func (l Layout) collect(s section, mac MAC, all map[int64]written) error {
 	le := binary.LittleEndian
 	for n := range entriesPerSection {
 		e := s.entry(n)
@@ -178,7 +172,11 @@ func (l Layout) collect(s section, all map[int64]written) error {
 		for j := range SectorSize / unit {
 			copy(ciphertext[(j+1)*unit-commitIDSize:], e[8+j*commitIDSize:][:commitIDSize])
 		}
-		all[int64(at)*unit] = written{ciphertext, e[entrySize-TagSize:]}
+		off, tag := int64(at)*unit, e[entrySize-TagSize:]
+		if !hmac.Equal(mac.Of(off, tag[macSize:], ciphertext), tag[:macSize]) {
+			return fmt.Errorf("sector %d: %w", off/SectorSize, ErrAltered)
+		}
+		all[off] = written{ciphertext, tag}
 	}
 	return nil
 }
