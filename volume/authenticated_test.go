@@ -192,6 +192,30 @@ func TestAnOlderOrUnclosedStateIsNoticed(t *testing.T) {
 	}
 }
 
+func TestAnUnclosedVolumeIsReadThroughItsJournal(t *testing.T) {
+	path, p, k := madeByNode(t, t.TempDir(), State{4, jobA})
+	l, err := integrity.NewLayout(p.PayloadSize)
+	must(t, err)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	opened, err := State{5, jobB}.Encode()
+	must(t, err)
+	journal := integritytest.NewJournal(file[p.PayloadOffset:], l, k.VolumeKey)
+	journal.Commit(integritytest.Sector{Off: p.FileSystemSize(), Plain: opened})
+	must(t, os.WriteFile(path, file, 0o600))
+	if s, err := Current(path, p, k.VolumeKey, State{}, true); err != nil || s != (State{5, jobB}) {
+		t.Errorf("state %+v, %v", s, err)
+	}
+	if _, err := Current(path, p, k.VolumeKey, State{}, false); !errors.Is(err, ErrUnclosed) {
+		t.Errorf("unclosed: %v", err)
+	}
+	journal.Section(0)[100] ^= 1 // in the first entry's tag
+	must(t, os.WriteFile(path, file, 0o600))
+	if _, err := Current(path, p, k.VolumeKey, State{}, true); !errors.Is(err, integrity.ErrAltered) {
+		t.Errorf("with an altered journal: %v", err)
+	}
+}
+
 func TestTheCounterIsOddWhileAVolumeIsOpen(t *testing.T) {
 	s := State{}
 	for i, c := range []struct {

@@ -19,10 +19,10 @@ import (
 
 // made writes an authenticated volume as a node leaves it for its owner, who has
 // its keys: with the file hello.txt, and in the state that a counter and a job
-// say. "garbled" as a fourth argument alters hello.txt.
+// say. "garbled" as a fourth argument alters hello.txt, "garbled-journal" that.
 func made(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: made V.luks COUNTER JOB [garbled]")
+		ts.Fatalf("usage: made V.luks COUNTER JOB [garbled|garbled-journal]")
 	}
 	counter, err := strconv.ParseUint(args[1], 10, 64)
 	ts.Check(err)
@@ -42,6 +42,8 @@ func made(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	l, err := integrity.NewLayout(p.PayloadSize)
 	ts.Check(err)
+	_, err = f.WriteAt(l.Head(), p.PayloadOffset)
+	ts.Check(err)
 	content := bytes.Repeat([]byte("hello\n"), 1000)
 	file := &ext4.Inode{Mode: 0o100644, Size: int64(len(content)), Path: "hello.txt"}
 	im, err := ext4.NewImage(&ext4.Inode{Mode: 0o040755, Path: ".", Entries: []ext4.Entry{{Name: "hello.txt", Inode: file}}}, ext4.Options{Size: p.FileSystemSize()})
@@ -60,7 +62,8 @@ func made(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(integritytest.Write(f, p.PayloadOffset, l, k.VolumeKey, state, p.FileSystemSize()))
 	if len(args) == 4 {
-		_, err = f.WriteAt([]byte("garbled"), p.PayloadOffset+l.SectorAt(last))
+		at := map[string]int64{"garbled": l.SectorAt(last), "garbled-journal": integrity.SuperblockSize + 508}[args[3]]
+		_, err = f.WriteAt([]byte("garbled"), p.PayloadOffset+at)
 		ts.Check(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -153,6 +154,7 @@ type mapping struct {
 	sectors            uint64
 	parameters         []byte
 	readOnly           bool
+	stated             []string // what the kernel must say of the table before it comes into use
 }
 
 // activate makes a mapping. After an error there is none.
@@ -190,6 +192,9 @@ func (m mapping) start() error {
 	if _, err := ask(request{number: dmTableLoad, name: m.name, flags: flags, data: b}); err != nil {
 		return fmt.Errorf("loading its table (the kernel's log has the cause): %w", err)
 	}
+	if err := m.checkStated(); err != nil {
+		return err
+	}
 	// The table comes into use, and udev hears of the device.
 	flags = 0
 	if m.readOnly {
@@ -197,6 +202,29 @@ func (m mapping) start() error {
 	}
 	if _, err := ask(request{number: dmDevSuspend, name: m.name, flags: flags}); err != nil {
 		return fmt.Errorf("putting its table in use: %w", err)
+	}
+	return nil
+}
+
+// checkStated asks the kernel for the table that it will use: some targets take
+// more from the device than from their parameters.
+func (m mapping) checkStated() error {
+	if len(m.stated) == 0 {
+		return nil
+	}
+	reply, err := command(dmTableStatus, m.name, dmStatusTable|dmInactiveTable, make([]byte, 4<<10))
+	if err != nil {
+		return fmt.Errorf("asking for its table: %w", err)
+	}
+	_, line, err := reply.status()
+	if err != nil {
+		return err
+	}
+	words := strings.Fields(line)
+	for _, s := range m.stated {
+		if !slices.Contains(words, s) {
+			return fmt.Errorf("the kernel would not use %s: somebody altered the device's beginning", s)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package devicemapper
 
 import (
 	"fmt"
+	"strings"
 
 	"cloister/secret"
 )
@@ -23,16 +24,22 @@ type Integrity struct {
 // corrupt memory: docs/findings.md.
 const bufferSectors = 8
 
-// OpenIntegrity maps i and returns the path of its device.
+// OpenIntegrity maps i and returns the path of its device. The kernel reads the
+// superblock, in which somebody may have put another geometry since it was
+// written: then there is no mapping.
 func OpenIntegrity(i Integrity) (string, error) {
 	below, err := number(i.Device)
 	if err != nil {
 		return "", fmt.Errorf("mapping %s: %w", i.Name, err)
 	}
 	// Documentation/admin-guide/device-mapper/dm-integrity.rst
-	parameters := fmt.Sprintf("%s 0 %d J 5 block_size:%d journal_sectors:%d interleave_sectors:%d buffer_sectors:%d fix_padding",
-		below, i.TagSize, i.SectorSize, i.JournalSectors, i.InterleaveSectors, bufferSectors)
-	return activate(mapping{name: i.Name, uuid: "CRYPT-INTEGRITY-" + i.Name, target: "integrity", sectors: i.Size, parameters: []byte(parameters)})
+	options := []string{
+		fmt.Sprintf("block_size:%d", i.SectorSize), fmt.Sprintf("journal_sectors:%d", i.JournalSectors),
+		fmt.Sprintf("interleave_sectors:%d", i.InterleaveSectors), fmt.Sprintf("buffer_sectors:%d", bufferSectors), "fix_padding",
+	}
+	parameters := fmt.Sprintf("%s 0 %d J %d %s", below, i.TagSize, len(options), strings.Join(options, " "))
+	return activate(mapping{name: i.Name, uuid: "CRYPT-INTEGRITY-" + i.Name, target: "integrity",
+		sectors: i.Size, parameters: []byte(parameters), stated: options})
 }
 
 // An Authenticated is one dm-crypt mapping with AES-256-XTS under random IVs and

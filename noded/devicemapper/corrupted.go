@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,21 +29,26 @@ func Corrupted(name string) (bool, error) {
 	return corrupted(reply)
 }
 
-// corrupted reads the one target of the answer: struct dm_target_spec, with the
-// target's type at 24, then the status line up to a NUL.
 func corrupted(m message) (bool, error) {
-	malformed := errors.New("status of a verity device: malformed answer")
+	kind, line, err := m.status()
+	return kind == "verity" && strings.HasPrefix(line, "C"), err
+}
+
+// status reads the one target of the answer: struct dm_target_spec, with the
+// target's type at 24, then the status line up to a NUL.
+func (m message) status() (kind, line string, err error) {
+	malformed := errors.New("status of a device: malformed answer")
 	if len(m) < dmHeader+dmTarget {
-		return false, malformed
+		return "", "", malformed
 	}
 	at := int(binary.NativeEndian.Uint32(m[16:])) // data_start
 	if at < dmHeader || at+dmTarget > len(m) {
-		return false, malformed
+		return "", "", malformed
 	}
-	kind, _, _ := bytes.Cut(m[at+24:at+40], []byte{0})
-	line, _, ended := bytes.Cut(m[at+dmTarget:], []byte{0})
+	k, _, _ := bytes.Cut(m[at+24:at+40], []byte{0})
+	l, _, ended := bytes.Cut(m[at+dmTarget:], []byte{0})
 	if !ended {
-		return false, malformed
+		return "", "", malformed
 	}
-	return string(kind) == "verity" && bytes.HasPrefix(line, []byte("C")), nil
+	return string(k), string(l), nil
 }

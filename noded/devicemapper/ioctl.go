@@ -32,10 +32,12 @@ const (
 	dmTableClear  = 10 // of the table that is not in use yet
 
 	dmReadOnly       = 1 << 0
+	dmStatusTable    = 1 << 4 // the table, not how it fares
 	dmActivePresent  = 1 << 5
 	dmBufferFull     = 1 << 8
 	dmSkipLockFS     = 1 << 10
 	dmNoFlush        = 1 << 11
+	dmInactiveTable  = 1 << 12 // the one that is not in use yet
 	dmSecureData     = 1 << 15 // the kernel wipes its copy of the message
 	dmDeferredRemove = 1 << 17
 )

@@ -371,3 +371,39 @@ func TestClosingByNameCountsWithoutMemoryOfTheOpening(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// That nobody can alter the superblock between our writing and the kernel's
+// reading, nothing promises.
+func TestASuperblockOfAnotherGeometryMakesNoMapping(t *testing.T) {
+	l, err := integrity.NewLayout(64 << 20)
+	check(t, err)
+	f, err := os.Create(t.TempDir() + "/area")
+	check(t, err)
+	defer f.Close()
+	check(t, f.Truncate(l.AreaSize()))
+	loop, err := attachLoop(f, 0, l.AreaSize(), false)
+	check(t, err)
+	defer loop.Close()
+	for name, alter := range map[string]func(b []byte){
+		"less journal":     func(b []byte) { b[12]-- },
+		"other interleave": func(b []byte) { b[9]-- },
+		"other padding":    func(b []byte) { b[24] = 0 },
+	} {
+		head := l.Head()
+		alter(head)
+		check(t, writeWhole(loop, head, 0))
+		n := "oracle-other"
+		_, err := devicemapper.OpenIntegrity(devicemapper.Integrity{
+			Name: n, Device: loop.Name(), Size: 32 << 20 / unit, TagSize: integrity.TagSize, SectorSize: integrity.SectorSize,
+			JournalSectors: int(l.JournalSize() / unit), InterleaveSectors: integrity.InterleaveSectors,
+		})
+		if err == nil {
+			devicemapper.Close(n)
+			t.Errorf("%s: mapped", name)
+		}
+		if state, serr := devicemapper.State(n); serr != nil || state != devicemapper.Inactive {
+			t.Errorf("%s: a mapping is left: %v, %v", name, state, serr)
+		}
+		t.Log(err)
+	}
+}
