@@ -143,10 +143,35 @@ func (j Job) Kill(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("processes of job %d are still there: %w", j.ID, context.Cause(ctx))
+			return fmt.Errorf("processes of job %d are still there (%s): %w", j.ID, j.left(), context.Cause(ctx))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// maxLeft is how many processes an error names.
+const maxLeft = 5
+
+// left says which of the user's processes are there and where in the kernel they
+// wait (proc_pid_wchan(5)), for whoever must find out what for. Their names are
+// the user's, and not told.
+func (j Job) left() string {
+	var said []string
+	_ = filepath.WalkDir(j.dir(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" || !strings.Contains(path, "/user/") {
+			return nil
+		}
+		b, _ := os.ReadFile(path)
+		for _, pid := range strings.Fields(string(b)) {
+			where, _ := os.ReadFile("/proc/" + pid + "/wchan")
+			said = append(said, "process "+pid+" in "+string(where))
+		}
+		return nil
+	})
+	if len(said) > maxLeft {
+		said = append(said[:maxLeft], fmt.Sprintf("%d more", len(said)-maxLeft))
+	}
+	return strings.Join(said, ", ")
 }
 
 // stepGrace is what the slurmstepd of a step has, after its tasks were killed,

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -55,10 +57,18 @@ func TestAJobWhoseTasksSlurmFrozeIsFrozen(t *testing.T) {
 
 func TestKillWritesToTheUsersGroupAndSaysWhenSomethingSurvives(t *testing.T) {
 	j := fake(t, "1")
+	self := strconv.Itoa(os.Getpid())
+	if err := os.WriteFile(filepath.Join(j.dir(), "step_batch", "user", "cgroup.procs"), []byte(strings.Repeat(self+"\n", 7)), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := j.Kill(ctx); err == nil {
+	err := j.Kill(ctx)
+	if err == nil {
 		t.Fatal("a group that stays populated was reported as ended")
+	}
+	if n := strings.Count(err.Error(), "process "+self+" in "); n != 5 || !strings.Contains(err.Error(), "2 more") {
+		t.Errorf("of the processes that are left it says: %v", err)
 	}
 	if b, err := os.ReadFile(filepath.Join(j.dir(), "step_batch", "user", "cgroup.kill")); err != nil || string(b) != "1" {
 		t.Fatalf("cgroup.kill holds %q, %v", b, err)
