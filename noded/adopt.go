@@ -197,7 +197,5 @@ func (d *Daemon) goOn(ctx context.Context, c *handoff.Conn, l *live, log *zap.Lo
 	}
 	d.noteEnded(l, o)
 	d.finish(c, l, d.steps(l, nil), o, log)
-	overwriteFreed()
-	d.release(l)
-	d.status()
+	d.letGo(ctx, l)
 }

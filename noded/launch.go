@@ -45,9 +45,21 @@ func (d *Daemon) launch(ctx context.Context, c *handoff.Conn) {
 	l.laps.begin(began)
 	l.laps.end("check")
 	d.run(ctx, c, l, began, log)
+	d.letGo(ctx, l)
+}
+
+// letGo takes a session off the node, in Slurm too if that was told of it, or
+// leaves the job to the next noded.
+func (d *Daemon) letGo(ctx context.Context, l *live) {
 	overwriteFreed()
 	d.release(l)
 	d.status()
+	if ctx.Err() != nil {
+		return
+	}
+	if err := d.holdBack(ctx, l, false); err != nil {
+		d.log.Error("the node stays drained, for a job that was suspended and has ended", zap.Uint32("job", l.slurmJob), zap.Error(err))
+	}
 }
 
 // unfit says why nothing may be launched here, "" if something may. What is
@@ -282,9 +294,6 @@ func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcom
 	}
 	said = append(said, o.tell()...)
 	_ = c.Released(append(said, "the secure session ended; volumes closed, keys wiped")...)
-	if err := d.holdBack(context.Background(), l, false); err != nil {
-		log.Error("the node stays drained, for a job that was suspended and has ended", zap.Error(err))
-	}
 }
 
 func (d *Daemon) undo(l *live, steps []session.Step) error {
