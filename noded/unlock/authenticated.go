@@ -16,24 +16,24 @@ import (
 // openAuthenticated maps an authenticated volume over the device of its area:
 // dm-integrity, which stores the tags, below dm-crypt, which checks them.
 //
-// The kernel reads dm-integrity's superblock and journal. The superblock is
-// written first as the pinned size makes it, so that it does not matter what the
-// file held. The journal of a volume that nobody closed must stay: the kernel
-// brings to its place what is in it. It is checked before, so that this is nothing
-// but what was written under the volume's key.
+// The kernel reads dm-integrity's superblock and journal, and makes both for a
+// new volume. Later the superblock is written first as the pinned size makes it,
+// so that it does not matter what the file held. The journal of a volume that
+// nobody closed must stay: the kernel puts to its place what is in it. It is
+// checked before, so that this is nothing but what was written under the volume's
+// key.
 func (o *opening) openAuthenticated(area *os.File, p parameters) (string, error) {
 	l, err := integrity.NewLayout(p.size)
 	if err != nil {
 		return "", err
 	}
-	head := l.Superblock()
-	if o.Create {
-		head = l.Head()
-	} else if err := o.checkJournal(area, l); err != nil {
-		return "", err
-	}
-	if err := writeWhole(area, head, 0); err != nil {
-		return "", fmt.Errorf("preparing the volume's tags: %w", err)
+	if !o.Create {
+		if err := o.checkJournal(area, l); err != nil {
+			return "", err
+		}
+		if err := writeWhole(area, l.Superblock(), 0); err != nil {
+			return "", fmt.Errorf("preparing the volume's tags: %w", err)
+		}
 	}
 	n := name(o.Session, o.Index, tags)
 	device, err := devicemapper.OpenIntegrity(devicemapper.Integrity{

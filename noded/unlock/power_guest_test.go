@@ -54,6 +54,16 @@ func newFileServer(t *testing.T) fileServer {
 	return s
 }
 
+// fill leaves so much room, in bytes, until what it returns is called.
+func (s fileServer) fill(t *testing.T, room int64) (free func()) {
+	t.Helper()
+	var st unix.Statfs_t
+	check(t, unix.Statfs(s.dir, &st))
+	ballast := s.dir + "/ballast"
+	command(t, "fallocate", "--length", fmt.Sprint(int64(st.Bavail)*st.Bsize-room), ballast)
+	return func() { check(t, os.Remove(ballast)) }
+}
+
 // cut returns a directory with what the disk holds at this moment.
 func (s fileServer) cut(t *testing.T) string {
 	t.Helper()
@@ -235,6 +245,56 @@ func (r results) inJournal(t *testing.T) int {
 	check(t, err)
 	defer reader.Wipe()
 	return reader.Unwritten()
+}
+
+// What the journal took and could not put to its place stays in it. For the rest
+// of the session the whole volume is an error.
+func TestAFullFileServerLosesNothingThatWasSynced(t *testing.T) {
+	r, s := plan(t, 64<<20), session(t)
+	server := newFileServer(t)
+	r.path = server.dir + "/results.luks"
+	free := server.fill(t, 30<<20)
+	o, err := r.opened(t, s, jobID, volume.State{})
+	check(t, err)
+	put := func(name string, content []byte) error {
+		f, err := at(t, o, name, unix.O_CREAT|unix.O_WRONLY)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if _, err := f.Write(content); err != nil {
+			return err
+		}
+		return f.Sync()
+	}
+	kept := noise(1 << 20)
+	check(t, put("kept", kept))
+	if err := put("large", noise(40<<20)); err == nil {
+		t.Fatal("40 MiB went where 30 were free")
+	} else {
+		t.Log(err)
+	}
+	check(t, o.Mount.Close())
+	if err := Close(t.Context(), s); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+	nothingLeft(t, s)
+	to, err := r.extract(t)
+	check(t, err)
+	if got, err := os.ReadFile(to + "/kept"); err != nil || !bytes.Equal(got, kept) {
+		t.Errorf("the client reads %d bytes, %v", len(got), err)
+	}
+	t.Logf("%d sectors in the journal, state %+v", r.inJournal(t), r.state(t))
+	free()
+	r.used(t, laterJob, func(o *Opened) {
+		f, err := at(t, o, "kept", unix.O_RDONLY)
+		check(t, err)
+		defer f.Close()
+		if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, kept) {
+			t.Errorf("the next job reads %d bytes, %v", len(got), err)
+		}
+		write(t, o, "later", noise(20<<20))
+	})
 }
 
 func TestAnAlteredJournalKeepsTheVolumeClosed(t *testing.T) {
