@@ -305,16 +305,43 @@ func TestAListenerThatNeverSpeaksTLSCostsNoMoreThanTheTimeout(t *testing.T) {
 }
 
 func TestACallerThatGivesUpIsToldSo(t *testing.T) {
-	cl := hostile(t, 10*time.Second, goodLookup(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if _, err := cl.Redeem(ctx, canaryToken()); !errors.Is(err, context.DeadlineExceeded) || !kms.MaybeSpent(err) {
+	asked := make(chan struct{}, 1) // of the unwrap: before that nothing is spent
+	cl := hostile(t, time.Minute, goodLookup(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+	}))
+	late := &overdue{t.Context(), make(chan struct{})}
+	go func() {
+		<-asked
+		close(late.done)
+	}()
+	if _, err := cl.Redeem(late, canaryToken()); !errors.Is(err, context.DeadlineExceeded) || !kms.MaybeSpent(err) {
 		t.Errorf("deadline of the caller: %v", err)
 	}
-	ctx2, cancel2 := context.WithCancel(t.Context())
-	time.AfterFunc(200*time.Millisecond, cancel2)
-	if _, err := cl.Redeem(ctx2, canaryToken()); !errors.Is(err, context.Canceled) || !errors.Is(err, kms.ErrUnreachable) {
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if _, err := cl.Redeem(ctx, canaryToken()); !errors.Is(err, context.Canceled) || !errors.Is(err, kms.ErrUnreachable) {
 		t.Errorf("cancelled by the caller: %v", err)
+	}
+}
+
+// overdue is a context whose deadline passes when done is closed.
+type overdue struct {
+	context.Context
+	done chan struct{}
+}
+
+func (o *overdue) Done() <-chan struct{} { return o.done }
+
+func (o *overdue) Err() error {
+	select {
+	case <-o.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
 	}
 }
 
