@@ -44,5 +44,9 @@ func free(ts *testscript.TestScript, neg bool, args []string) {
 	if !ok {
 		ts.Fatalf("%s is not locked", args[0])
 	}
-	ts.Check(f.(*os.File).Close())
+	file := f.(*os.File)
+	// Closing is not enough while a child that was just forked has it, too.
+	whole := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
+	ts.Check(unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &whole))
+	ts.Check(file.Close())
 }
