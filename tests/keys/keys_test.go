@@ -239,6 +239,12 @@ func TestWhatTheKMSStoredAndSentOpensNoVolume(t *testing.T) {
 		{"the job key in it, as the volume's key", func() error { return j.read(t, key(slices.Concat(heard, heard)...)) }, errPatients},
 		{"the job key and zeros, as the volume's key", func() error { return j.read(t, key(append(bytes.Clone(heard), make([]byte, 32)...)...)) }, errPatients},
 		{"the job key and the sealed job", func() error { return j.unseal(t, stranger(t), jobKeys[0]) }, sealed.ErrOtherNode},
+		{"the job key and the node's identity", func() error {
+			if _, err := age.Decrypt(bytes.NewReader(all), j.node); err == nil {
+				return nil
+			}
+			return j.search(t, all)
+		}, errNoKey},
 		{"the job key, the sealed job, the node's identity", func() error { return j.unseal(t, j.node, jobKeys[0]) }, nil},
 	})
 }
