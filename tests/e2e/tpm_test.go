@@ -42,7 +42,6 @@ func TestAnIdentityThatIsBoundToANodesTPMOpensJobsThereAndNowhereElse(t *testing
 	on(cluster.S2, `cd /etc/cloister
 systemd-creds encrypt --with-key=tpm2 --name=identity identity identity.cred
 chmod 600 identity.cred
-cp identity.cred /shared/identity.cred
 shred -u identity
 rm -f /var/lib/systemd/credential.secret
 systemctl daemon-reload
@@ -62,17 +61,26 @@ systemctl is-active cloister-noded`)
 	}
 	runs("one")
 
-	// A copy on another node, with another TPM: for systemd-creds, and for noded.
-	r, err := s.Run(ctx, cluster.S1, "systemd-creds decrypt --name=identity /shared/identity.cred - | grep -c AGE-SECRET-KEY")
+	// A copy on another node, with another TPM.
+	const file, decrypt = "/etc/cloister/identity.cred", "systemd-creds decrypt --name=identity /etc/cloister/identity.cred - | grep -c AGE-SECRET-KEY"
+	stolen := filepath.Join(t.TempDir(), "stolen")
+	if err := s.Get(ctx, cluster.S2, file, stolen); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(ctx, cluster.S1, stolen, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Run(ctx, cluster.S1, decrypt)
 	if err != nil || r.Exit == 0 || strings.TrimSpace(r.Stdout) != "0" || r.Stderr == "" {
 		t.Errorf("another node's TPM: exit status %d, %q, %s, %v", r.Exit, r.Stdout, r.Stderr, err)
 	}
 	t.Logf("another node says: %s", strings.TrimSpace(r.Stderr))
-	if n := on(cluster.S2, "systemd-creds decrypt --name=identity /shared/identity.cred - | grep -c AGE-SECRET-KEY"); n != "1" {
+	if n := on(cluster.S2, decrypt); n != "1" {
 		t.Errorf("its own TPM gives %s identities: the refusal above is of something else", n)
 	}
 
-	// The TPM gives it again after a reboot.
+	// Rotated, and after a reboot, the TPM gives both identities.
+	on(cluster.S2, "cloister node keygen --rotate --keep 14d -o "+file+"\n! grep -q AGE-SECRET-KEY "+file+"\nsync")
 	if err := s.PowerCut(cluster.S2); err != nil {
 		t.Fatal(err)
 	}
