@@ -58,20 +58,17 @@ func TestASecureJobThatIsPreemptedIsClosedBeforeTheOtherStartsAndRunsAgainIfItWa
 	const waits = "while :; do sleep 1000; done\n"
 	const once = `[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || exit 0` + "\n"
 	for _, c := range []struct {
-		name, mode, directives, body string
-		state, says                  string
-		volumes                      []string // with what the job had synced
+		name, mode, directives string
+		volume, body           string
+		state, says            string
+		volumes                []string // with what the job had synced
 	}{
-		{"cancel", "CANCEL", "", stubborn + waits, "PREEMPTED", "DUE TO PREEMPTION", []string{"cancel-0.luks"}},
-		{"requeue", "REQUEUE", "#SBATCH --requeue\n#CLOISTER requeue=1\n", stubborn + once + waits, "COMPLETED", "exit status 0", []string{"requeue-0.luks", "requeue-1.luks"}},
-		{"unforeseen", "REQUEUE", "", stubborn + waits, "FAILED", "already run here: each runs once", []string{"unforeseen-0.luks"}},
+		{"cancel", "CANCEL", "", "cancel-0.luks", stubborn + waits, "PREEMPTED", "DUE TO PREEMPTION", []string{"cancel-0.luks"}},
+		{"requeue", "REQUEUE", "#SBATCH --requeue\n#CLOISTER requeue=1\n", "requeue-%r.luks", stubborn + once + waits, "COMPLETED", "exit status 0", []string{"requeue-0.luks", "requeue-1.luks"}},
+		{"unforeseen", "REQUEUE", "", "unforeseen-0.luks", stubborn + waits, "FAILED", "already run here: each runs once", []string{"unforeseen-0.luks"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			volume := c.name + "-0.luks"
-			if c.directives != "" {
-				volume = c.name + "-%r.luks"
-			}
-			if err := s.Seal(ctx, "alice", c.name, queued+c.directives+"#CLOISTER volume="+volume+":/results:rw,create,size=32M\n"+c.body); err != nil {
+			if err := s.Seal(ctx, "alice", c.name, queued+c.directives+"#CLOISTER volume="+c.volume+":/results:rw,create,size=32M\n"+c.body); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.Output(ctx, cluster.Head, "timeout 60 scontrol update partitionname=secure preemptmode="+c.mode); err != nil {
