@@ -75,8 +75,9 @@ func closeDevice(name string, until time.Time) (forced bool, flushed time.Durati
 			// owner's client says that the volume was not closed.
 			_ = leave(name)
 			flush(name)
-			flushed = time.Since(began)
+			// A dm-integrity that ends puts to its place what is in its journal.
 			err = devicemapper.Close(name)
+			flushed = time.Since(began)
 			if err == nil || errors.Is(err, devicemapper.ErrNotActive) {
 				return false, flushed, nil
 			}
