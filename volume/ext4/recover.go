@@ -28,6 +28,10 @@ const (
 	jbdChecksums   = 0x10 // version 3
 )
 
+// maxJournal is the most blocks of a journal that are read, 4 GiB: mke2fs makes
+// none of more than one by itself.
+const maxJournal = 1 << 20
+
 var errJournal = errors.New("the journal is damaged")
 
 // An overlay reads a file system as the kernel would leave it after it has
@@ -113,7 +117,7 @@ func (fs *FS) readLog() (*overlay, error) {
 	switch {
 	case be.Uint32(b) != jbdMagic || be.Uint32(b[4:]) != jbdSuper2 || be.Uint32(b[0xC:]) != BlockSize:
 		return nil, fmt.Errorf("%w: no super block", errJournal)
-	case int64(l.size) > f.Size/BlockSize || l.first < 1 || l.first >= l.size || start >= l.size || start != 0 && start < l.first:
+	case int64(l.size) > min(f.Size/BlockSize, maxJournal) || l.first < 1 || l.first >= l.size || start >= l.size || start != 0 && start < l.first:
 		return nil, fmt.Errorf("%w: its size or beginning is out of bounds", errJournal)
 	case start == 0:
 		return o, nil // empty
