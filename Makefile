@@ -39,7 +39,7 @@ test-cluster: deps ## the tests on the real cluster alone
 
 .PHONY: test-full
 test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, the network under load, a job's ends, the canary
-	$(GO) test -tags cluster,full -timeout 120m -count 1 -p 1 -run 'SlurmsVerbs|UnderLoad|HoweverAJobEnds|RunsNotOneLine|OutlivesSlurms|Reboot|Preempted|Suspended|OutOfMemory|NoKillEnds|FileServerThatHangs|FileServerHangs' ./tests/e2e/
+	$(GO) test -tags cluster,full -timeout 120m -count 1 -p 1 -run 'SlurmsVerbs|UnderLoad|HoweverAJobEnds|RunsNotOneLine|OutlivesSlurms|Reboot|Preempted|Suspend|OutOfMemory|NoKillEnds|FileServerThatHangs|FileServerHangs' ./tests/e2e/
 	$(GO) test -tags cluster -timeout 60m -count 1 ./tests/canary/
 
 .PHONY: bench
