@@ -12,6 +12,7 @@ import (
 	"cloister/noded/session"
 	"cloister/noded/stepproof"
 	"cloister/noded/unlock"
+	"cloister/sealed"
 
 	"go.uber.org/zap"
 )
@@ -72,7 +73,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 				}
 				l := newLive(r.Job)
 				l.heldBack.Store(true) // by a predecessor, perhaps
-				d.begin(l, onlyRun, r)
+				d.begin(l, runOf(r), r)
 				d.noteAdopted(l)
 				if err := store.reopen(l); err != nil {
 					log.Warn("the session goes on, but takes no more steps", zap.Error(err))
@@ -88,7 +89,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		log.Warn("undoing a session that a predecessor left")
 		store.close() // an open namespace would keep the volumes in use
 		l := newLive(r.Job)
-		l.record = r
+		l.run, l.record = runOf(r), r
 		if err := session.Undo(d.journal, r, d.steps(l, nil)); err != nil {
 			d.fence(fmt.Errorf("undoing session %s: %w", r.ID, err))
 			if err := d.holdLock(ctx, r); err != nil {
@@ -108,6 +109,14 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// runOf is the run that a session is of, as its journal has it.
+func runOf(r *session.Record) sealed.Run {
+	if r.Run == nil {
+		return onlyRun
+	}
+	return *r.Run
 }
 
 // holdLock keeps a node locked whose session could not be undone: the lock is

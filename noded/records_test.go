@@ -139,6 +139,18 @@ func TestTheRecordsOfARunNameItsTaskAndItsAttempt(t *testing.T) {
 	names("what happened meanwhile", &zero, 2)
 	d.release(l)
 
+	// A noded that is restarted has it from the journal.
+	if err := d.journal.Save(&session.Record{ID: strings.Repeat("1", 32), Job: 7, Run: &a.run}); err != nil {
+		t.Fatal(err)
+	}
+	left, err := d.journal.Load()
+	if err != nil || len(left) != 1 {
+		t.Fatal(left, err)
+	}
+	if run := runOf(left[0]); run != a.run {
+		t.Errorf("the journal has run %+v, want %+v", run, a.run)
+	}
+
 	request.ArrayJob = noVal
 	d.note(asked(audit.Refused, &request))
 	names("a job that runs once", nil, 0)

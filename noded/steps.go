@@ -41,7 +41,7 @@ type live struct {
 	slurmJob uint32
 	since    time.Time
 	record   *session.Record
-	run      sealed.Run // onlyRun if a predecessor admitted it
+	run      sealed.Run
 
 	imageFile string // the verified copy, "" without one
 	secrets   *sealed.Secrets

@@ -15,6 +15,7 @@ import (
 
 	"cloister/noded/cgroup"
 	"cloister/noded/stepproof"
+	"cloister/sealed"
 
 	"github.com/google/renameio/v2"
 )
@@ -27,6 +28,9 @@ type Record struct {
 	// Job is Slurm's number, Stepd the process id of its batch step's slurmstepd.
 	Job   uint32 `json:"job"`
 	Stepd int    `json:"stepd"`
+	// Run says which run of the sealed job it is; nil in the journal of a noded
+	// that did not note it.
+	Run *sealed.Run `json:"run,omitempty"`
 	// UID, GID and User are the job's owner by the node's own database.
 	UID     uint32     `json:"uid"`
 	GID     uint32     `json:"gid"`
