@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
@@ -24,6 +25,21 @@ trap '' TERM INT HUP
 setsid -f sh -c 'trap "" TERM INT HUP; while :; do sleep 1000; done' </dev/null >/dev/null 2>&1
 (setsid sh -c '(sleep 1000 &)' &)
 unshare -Urpf --mount-proc sleep 1000 >/dev/null 2>&1 &
+`
+
+// busy never rests: it makes results, syncs each and then notes it, and changes
+// other files all the time without syncing them.
+const busy = `(n=0; while :; do
+  n=$((n+1))
+  echo "result $n" > /results/result-$n; sync /results/result-$n || exit
+  echo $n >> /results/noted; sync /results/noted || exit
+done) &
+(mkdir /results/loose; n=0; while :; do
+  n=$((n+1))
+  head -c $((n*977%60000)) /dev/urandom > /results/loose/$((n%30))
+  mv /results/loose/$((n%30)) /results/loose/moved-$((n%7))
+  rm -f /results/loose/moved-$(((n+3)%7))
+done) &
 `
 
 // An end is one way a job can end.
@@ -55,11 +71,12 @@ for n in 1 2 3 4 5 6 7 8; do pgrep -u alice >/dev/null || break; echo f > /proc/
 	}
 }
 
-// powerCut pulls the node's plug. Slurm would run the job again: whether it may
+// powerCut pulls the node's plug while the job writes. Slurm would run the job again: whether it may
 // is another test's.
 func powerCut(t *testing.T, s *deploy.Site, job uint32) {
 	t.Helper()
 	onHead("scontrol update jobid=%d requeue=0")(t, s, job)
+	time.Sleep(20 * time.Second) // some dozens of results
 	if err := s.PowerCut(cluster.S2); err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +110,7 @@ func TestHoweverAJobEndsWhatItSyncedStaysAndNothingElse(t *testing.T) {
 		{"scancel", waits, onHead("scancel %d"), []string{"CANCELLED"}},
 		{"oom", waits, outOfMemory, []string{"FAILED"}},
 		{"limit", waits, onHead("scontrol update jobid=%d timelimit=1"), []string{"TIMEOUT"}},
-		{"power", waits, powerCut, []string{"NODE_FAIL"}},
+		{"power", busy + waits, powerCut, []string{"NODE_FAIL"}},
 	} {
 		t.Run(e.name, func(t *testing.T) {
 			id := onNode(t, s, cluster.S2, e.name, stubborn+e.last, e.name+".luks:/results:rw,create,size=32M")
@@ -126,8 +143,45 @@ func TestHoweverAJobEndsWhatItSyncedStaysAndNothingElse(t *testing.T) {
 			if err != nil || string(got) != "synced\n" {
 				t.Errorf("what the job had synced reads %q, %v", got, err)
 			}
+			if e.name == "power" {
+				resultsAreThere(t, filepath.Join(s.LaptopDir("alice"), "power.out"))
+				nextJobFinds(t, s, volume)
+			}
 			serves(t, s, cluster.S2, "after-"+e.name)
 		})
+	}
+}
+
+// resultsAreThere checks the results that busy had noted.
+func resultsAreThere(t *testing.T, dir string) {
+	t.Helper()
+	noted, err := os.ReadFile(filepath.Join(dir, "noted"))
+	if err != nil || len(noted) == 0 {
+		t.Fatalf("the job noted %q, %v: the plug was pulled too early", noted, err)
+	}
+	all := strings.Fields(string(noted))
+	for _, n := range all {
+		if got, err := os.ReadFile(filepath.Join(dir, "result-"+n)); err != nil || string(got) != "result "+n+"\n" {
+			t.Errorf("result %s of %d that the job had synced reads %q, %v", n, len(all), got, err)
+		}
+	}
+	t.Logf("%d results had been synced", len(all))
+}
+
+// nextJobFinds gives the volume that nobody closed to another job, which reads
+// all results on the node and leaves its own.
+func nextJobFinds(t *testing.T, s *deploy.Site, volume string) {
+	t.Helper()
+	id := onNode(t, s, cluster.S2, "next", `set -e
+while read n; do [ "$(cat /results/result-$n)" = "result $n" ]; done < /results/noted
+cat /results/loose/* > /dev/null
+rm -r /results/loose
+cat /results/kept > /results/again
+`, volume+":/results:rw")
+	endsAs(t, s, id, "COMPLETED")
+	clean(t, s, cluster.S2)
+	if got, err := s.Results(t.Context(), "alice", volume, "again"); err != nil || got != "synced\n" {
+		t.Errorf("the next job left %q, %v", got, err)
 	}
 }
 
