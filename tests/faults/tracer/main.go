@@ -8,7 +8,9 @@
 //	tracer serve               trace what registers, until ended
 //	tracer run PROGRAM ARG...  register, then become PROGRAM
 //	tracer arm                 orders from standard input (call.Orders)
+//	tracer release             let the call go that is held
 //	tracer calls               the calls since then (call.Trace)
+//	tracer state               the same without the calls
 //
 // The kernel stops a traced process only at calls that a seccomp filter picks,
 // so that noded is hardly slower. Processes that it starts are traced too.
@@ -53,19 +55,26 @@ func run(args []string) error {
 		}
 		_, err := ask(request{Arm: &o})
 		return err
-	case len(args) == 1 && args[0] == "calls":
+	case len(args) == 1 && args[0] == "release":
+		_, err := ask(request{Release: true})
+		return err
+	case len(args) == 1 && (args[0] == "calls" || args[0] == "state"):
 		t, err := ask(request{})
 		if err != nil {
 			return err
 		}
+		if args[0] == "state" {
+			t.Calls = nil
+		}
 		return json.NewEncoder(os.Stdout).Encode(t)
 	}
-	return fmt.Errorf("usage: tracer serve | run PROGRAM ARG... | arm | calls")
+	return fmt.Errorf("usage: tracer serve | run PROGRAM ARG... | arm | release | calls | state")
 }
 
 // A request is what is asked of the server; the empty one is for the trace.
 type request struct {
 	Register bool         `json:"register,omitempty"`
+	Release  bool         `json:"release,omitempty"`
 	Arm      *call.Orders `json:"arm,omitempty"`
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -45,8 +46,8 @@ func programOf(argv0, argv1 string) string {
 	switch name := filepath.Base(argv0); name {
 	case "cloister-noded":
 		return "noded"
-	case "cloister-noded-helper": // package noded/helper
-		return argv1
+	case "cloister-noded-helper": // package noded/helper; one that was started ahead has no verb
+		return cmp.Or(argv1, "helper")
 	default:
 		return name
 	}

@@ -73,6 +73,8 @@ func (t *tracer) do(pid int, r request) (a answer) {
 			return a
 		}
 		t.noded = pid
+	case r.Release:
+		t.letGo()
 	case r.Arm != nil:
 		t.letGo()
 		t.arm(*r.Arm)

@@ -117,4 +117,23 @@ func TestEachFaultDoesToOneCallWhatItsNameSays(t *testing.T) {
 			t.Errorf("the call was held for less than %v", took)
 		}
 	}
+	// What is held is let go when told to.
+	os.Remove(made)
+	arm(call.Orders{Call: target, Fault: call.Hold, Hold: time.Hour})
+	held := tracerCommand(socket, "run", "/bin/sh", "-c", `mkdir "$0"`, made)
+	if err := held.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for !trace().Holding {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if exists(made) {
+		t.Error("the call was made though it is held")
+	}
+	if out, err := tracerCommand(socket, "release").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := held.Wait(); err != nil || !exists(made) || trace().Holding {
+		t.Errorf("after the release: %v, the directory exists: %v", err, exists(made))
+	}
 }
