@@ -174,7 +174,11 @@ func (s *Site) Results(ctx context.Context, who, volume, file string) (string, e
 // Traces lists what a session left on a node that is not locked: nothing, on
 // a clean one.
 func (s *Site) Traces(ctx context.Context, node string) (string, error) {
-	return s.Output(ctx, node, `
+	return s.Output(ctx, node, ListTraces)
+}
+
+// ListTraces is what Traces runs.
+const ListTraces = `
 dmsetup ls 2>&1 | grep -v '^No devices found'
 losetup -l -n
 cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -E 'cloister-(image|view)| /dev/dm-' | sort -u
@@ -186,8 +190,7 @@ if grep -q 'class = "on-demand"' /etc/cloister/policy.toml; then
 	for i in $(seq 40); do [ "$(systemctl is-active ssh.service)" = activating ] && sleep 0.5 || break; done
 	[ "$(systemctl is-active ssh.service)" = active ] || echo "ssh.service is not active"
 fi
-true`)
-}
+true`
 
 // Started waits until a secure job's script runs a program on a node.
 func (s *Site) Started(ctx context.Context, who string, job uint32, node string) error {

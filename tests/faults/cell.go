@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"cloister/tests/canary"
+	"cloister/tests/canary/search"
 	"cloister/tests/cluster"
-	"cloister/tests/deploy"
 	"cloister/tests/faults/call"
 )
 
@@ -18,6 +18,8 @@ import (
 type Outcome struct {
 	Call  call.Call  `json:"call"`
 	Fault call.Fault `json:"fault"`
+	// Build is the noded that it happened to.
+	Build string `json:"build"`
 	// Fired says what was done, "" if the session did not come by the call.
 	Fired string `json:"fired"`
 	// Job is how Slurm saw the job end, Fenced that the node was given up until
@@ -27,6 +29,8 @@ type Outcome struct {
 	// Bad lists what was not as it must be.
 	Bad     []string `json:"bad,omitempty"`
 	Seconds float64  `json:"seconds"`
+	// Laps says what they went into.
+	Laps string `json:"laps"`
 }
 
 func (o *Outcome) bad(format string, args ...any) {
@@ -34,29 +38,34 @@ func (o *Outcome) bad(format string, args ...any) {
 }
 
 func (o Outcome) String() string {
-	end := "node clean"
+	what, end := fmt.Sprintf("%-11s %s", o.Fault, o.Call), "node clean"
+	if o.Fault == call.None {
+		what = "no fault"
+	}
 	switch {
 	case len(o.Bad) > 0:
 		end = "BAD: " + strings.Join(o.Bad, "; ")
-	case o.Fired == "":
+	case o.Fault != call.None && o.Fired == "":
 		end = "not reached"
 	case o.Fenced:
 		end = "node fenced, recovered"
 	}
-	return fmt.Sprintf("%-11s %s: job %s, %s (%.0f s)", o.Fault, o.Call, o.Job, end, o.Seconds)
+	return fmt.Sprintf("%s: job %s, %s (%.0f s: %s)", what, o.Job, end, o.Seconds, o.Laps)
 }
 
 const (
 	// hold is longer than the two minutes that the plugin waits for noded, and so than any deadline of a step.
 	hold = 130 * time.Second
+	// quiet is how long noded must have been done without a call that is held before it is let go.
+	quiet = 5 * time.Second
 	// jobLimit is for a job in a session with a call that hangs, settleLimit for noded to be done after it.
 	jobLimit    = 8 * time.Minute
 	settleLimit = 3 * time.Minute
 )
 
-// job copies its input to its output, has an image and a secret file, and
-// leaves a process behind.
-func job(results string) string {
+// script copies the job's input to its output, has an image and a secret file,
+// and leaves a process behind.
+func script(results string) string {
 	return `#!/bin/bash
 #SBATCH --partition=secure
 #SBATCH --nodelist=` + node + `
@@ -72,99 +81,182 @@ cat /data/secret.txt
 `
 }
 
-// seal makes a job of a new name.
-func (b *Bench) seal(ctx context.Context) (name string, err error) {
+// A job is sealed and not submitted yet.
+type job struct {
+	name    string
+	secrets []search.Needle
+	err     error
+}
+
+// sealAhead seals the next session's job while the present one goes on.
+func (b *Bench) sealAhead(ctx context.Context) {
 	b.jobs++
-	name = fmt.Sprintf("job-%04d", b.jobs) // the tracer leaves longer numbers out of names
-	if err := b.site.Write(who, name+".sh", job(name+".luks")); err != nil {
-		return "", err
+	name := fmt.Sprintf("job-%04d", b.jobs) // the tracer leaves longer numbers out of names
+	sealed := make(chan job, 1)
+	b.ahead = sealed
+	go func() {
+		secrets, err := b.seal(ctx, name)
+		sealed <- job{name, secrets, err}
+	}()
+}
+
+func (b *Bench) seal(ctx context.Context, name string) ([]search.Needle, error) {
+	if err := b.site.Write(who, name+".sh", script(name+".luks")); err != nil {
+		return nil, err
 	}
 	secrets, err := b.sealer.Seal(ctx, name)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	keys, err := canary.VolumeKeys(b.site, name+".luks")
-	if err != nil {
-		return "", err
-	}
-	b.secrets = append(append(b.secrets, secrets...), keys...)
-	return name, nil
+	return append(secrets, keys...), err
 }
 
 // Calls runs a session without a fault and lists its calls.
 func (b *Bench) Calls(ctx context.Context) ([]call.Call, error) {
-	o, trace, err := b.try(ctx, call.Orders{})
+	found, err := b.Group(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	if len(o.Bad) > 0 || o.Job != "COMPLETED" {
-		return nil, fmt.Errorf("a session without any fault: %v", o)
+	if len(found) > 0 {
+		return nil, fmt.Errorf("a session without any fault: %v", found[0])
 	}
-	return trace.Calls, nil
+	return b.calls, nil
 }
 
-// Try has one fault happen at one call. An error says that nothing was shown;
-// after it, and after a bad outcome, the bench is of no more use.
-func (b *Bench) Try(ctx context.Context, c call.Call, f call.Fault) (Outcome, error) {
+// Group has faults happen, each in a session of its own, one after another on the
+// same node, and then runs a job without any. It ends at the first outcome that
+// is bad. If the last job is not as it must be, its outcome is added. After
+// anything bad, and after an error, nothing is shown of the others, and the bench
+// is of no more use.
+func (b *Bench) Group(ctx context.Context, cells []Cell) (found []Outcome, err error) {
+	var before *session
+	for _, c := range append(cells[:len(cells):len(cells)], Cell{}) {
+		s := &session{o: Outcome{Call: c.Call, Fault: c.Fault, Build: b.build}, checked: make(chan struct{})}
+		ill, err := b.run(ctx, s, before)
+		if before != nil {
+			<-before.checked
+			b.log("%v", before.o)
+			found = append(found, before.o)
+			if err := errors.Join(err, before.err); err != nil || len(before.o.Bad) > 0 {
+				return found, err
+			}
+		}
+		if err != nil {
+			return found, err
+		}
+		if before = s; ill {
+			break
+		}
+	}
+	<-before.checked
+	b.log("%v", before.o)
+	if o := &before.o; o.Fault == call.None && (o.Job != "COMPLETED" || o.Fenced) {
+		o.bad("the job is %s, the node fenced: %v", o.Job, o.Fenced)
+	}
+	if before.o.Fault != call.None || len(before.o.Bad) > 0 {
+		found = append(found, before.o)
+	}
+	return found, before.err
+}
+
+// Alone is the outcome of the one fault of a group, with what was bad of the job
+// after it.
+func Alone(found []Outcome) Outcome {
+	o := found[0]
+	for _, next := range found[1:] {
+		o.bad("the next job: %s", strings.Join(next.Bad, "; "))
+	}
+	return o
+}
+
+// A session is one job's, with a fault or without.
+type session struct {
+	o       Outcome
+	err     error
+	checked chan struct{} // closed when o and err are whole
+}
+
+// run returns when the session is over and its node was looked at, ill if it is
+// not as it must be. It goes on searching the node's memory, after that was done
+// for the session before.
+func (b *Bench) run(ctx context.Context, s *session, before *session) (ill bool, err error) {
 	began := time.Now()
-	o, _, err := b.try(ctx, call.Orders{Call: c, Fault: f, Hold: hold})
-	o.Seconds = time.Since(began).Seconds()
-	return o, err
+	last := began
+	lap := func(part string) {
+		s.o.Laps += fmt.Sprintf("%s %.1f ", part, time.Since(last).Seconds())
+		last = time.Now()
+	}
+	defer func() {
+		if err != nil {
+			close(s.checked)
+		}
+	}()
+	job := <-b.ahead
+	b.sealAhead(ctx)
+	if job.err != nil {
+		return false, job.err
+	}
+	lap("sealed")
+	if err := b.arm(ctx, call.Orders{Call: s.o.Call, Fault: s.o.Fault, Hold: hold}); err != nil {
+		return false, err
+	}
+	id, err := b.site.Submit(ctx, who, "--secure "+job.name+".sealed")
+	if err != nil {
+		return false, err
+	}
+	lap("submitted")
+	if err := b.ended(ctx, id, &s.o); err != nil {
+		return false, err
+	}
+	lap("ended")
+	if err := b.settled(ctx, &s.o); err != nil {
+		return false, err
+	}
+	lap("settled")
+	if before != nil {
+		<-before.checked // its memory is in the same file
+	}
+	lap("searched")
+	if err := b.look.Freeze(ctx); err != nil {
+		return false, err
+	}
+	lap("frozen")
+	if s.o.Fault == call.None {
+		if b.calls, err = b.traced(ctx); err != nil {
+			return false, err
+		}
+	}
+	if s.o.Fenced {
+		if err := b.recover(ctx, &s.o); err != nil {
+			return false, err
+		}
+		lap("recovered")
+	}
+	ill = len(s.o.Bad) > 0
+	s.o.Laps = strings.TrimSpace(s.o.Laps)
+	s.o.Seconds = time.Since(began).Seconds()
+	go func() {
+		defer close(s.checked)
+		s.err = b.check(ctx, job, &s.o)
+	}()
+	return ill, nil
 }
 
-func (b *Bench) try(ctx context.Context, orders call.Orders) (o Outcome, trace call.Trace, err error) {
-	o = Outcome{Call: orders.Call, Fault: orders.Fault}
-	kept := len(b.secrets)
-	defer func() { b.secrets = b.secrets[:kept] }()
-	name, err := b.seal(ctx)
-	if err != nil {
-		return o, trace, err
-	}
-	next, err := b.seal(ctx)
-	if err != nil {
-		return o, trace, err
-	}
-	if err := b.arm(ctx, orders); err != nil {
-		return o, trace, err
-	}
-	id, err := b.site.Submit(ctx, who, "--secure "+name+".sealed")
-	if err != nil {
-		return o, trace, err
-	}
-	if err := b.ended(ctx, id, &o); err != nil {
-		return o, trace, err
-	}
-	if trace, err = b.settled(ctx, &o); err != nil {
-		return o, trace, err
-	}
-	o.Fired = trace.Fired
-	if err := b.look.Freeze(ctx); err != nil {
-		return o, trace, err
-	}
-	searched := make(chan error, 1)
+// check looks for what the job may not have left, and for what it must have.
+func (b *Bench) check(ctx context.Context, j job, o *Outcome) error {
 	var table strings.Builder
-	go func() { searched <- b.look.Search(ctx, b.secrets, &table) }()
+	if err := b.look.Search(ctx, append(j.secrets, b.secrets...), &table); err != nil {
+		_, hits, _ := strings.Cut(strings.TrimLeft(table.String(), "\n"), "\n\n")
+		o.bad("%v (%s)", err, strings.ReplaceAll(strings.TrimSpace(hits), "\n", ", "))
+	}
 	if o.Job == "COMPLETED" {
-		read, err := b.site.Results(ctx, who, name+".luks", "out.txt")
+		read, err := b.site.Results(ctx, who, j.name+".luks", "out.txt")
 		if err != nil || read != b.word+"\n" {
 			o.bad("the job's result is %q (%v)", read, err)
 		}
 	}
-	if o.Fenced {
-		if err := b.recover(ctx, &o); err != nil {
-			return o, trace, err
-		}
-	}
-	if len(o.Bad) == 0 && orders.Fault != call.None {
-		if err := b.another(ctx, next, &o); err != nil {
-			return o, trace, err
-		}
-	}
-	if err := <-searched; err != nil {
-		_, hits, _ := strings.Cut(strings.TrimLeft(table.String(), "\n"), "\n\n")
-		o.bad("%v (%s)", err, strings.ReplaceAll(strings.TrimSpace(hits), "\n", ", "))
-	}
-	return o, trace, nil
+	return ctx.Err()
 }
 
 // arm gives the tracer its orders.
@@ -177,50 +269,16 @@ func (b *Bench) arm(ctx context.Context, orders call.Orders) error {
 	return err
 }
 
-func (b *Bench) traced(ctx context.Context) (t call.Trace, err error) {
+func (b *Bench) traced(ctx context.Context) ([]call.Call, error) {
 	out, err := b.site.Output(ctx, node, tracerPath+" calls")
 	if err != nil {
-		return t, err
+		return nil, err
 	}
+	var t call.Trace
 	if err := json.Unmarshal([]byte(out), &t); err != nil {
-		return t, fmt.Errorf("the tracer's answer: %w", err)
+		return nil, fmt.Errorf("the tracer's answer: %w", err)
 	}
-	if t.Lost != "" {
-		return t, errors.New("the tracer lost sight of noded: " + t.Lost)
-	}
-	return t, nil
-}
-
-// ended waits until Slurm says that the job is over.
-func (b *Bench) ended(ctx context.Context, id uint32, o *Outcome) error {
-	for deadline := time.Now().Add(jobLimit); ; {
-		e, err := b.site.Look(ctx, id)
-		if err != nil {
-			return err
-		}
-		o.Job = e.State
-		switch e.State {
-		case "COMPLETED", "CANCELLED":
-			return nil
-		case "FAILED":
-			said, err := b.site.Output(ctx, cluster.Head, fmt.Sprintf("cat %s/slurm-%d.out", deploy.Home(who), id))
-			if !strings.Contains(said, "cloister") {
-				o.bad("the job failed, and its output file says nothing of why: %q (%v)", said, err)
-			}
-			return nil
-		case "PENDING", "RUNNING", "COMPLETING", "CONFIGURING":
-		default:
-			o.bad("the job is %s", e.State)
-			return nil
-		}
-		if time.Now().After(deadline) {
-			o.bad("the job is still %s", e.State)
-			return nil
-		}
-		if err := pause(ctx); err != nil {
-			return err
-		}
-	}
+	return t.Calls, nil
 }
 
 // recover does what cloister node status tells an administrator to.
@@ -234,38 +292,16 @@ func (b *Bench) recover(ctx context.Context, o *Outcome) error {
 		return nil
 	}
 	for deadline := time.Now().Add(settleLimit); ; {
-		over, fenced, said, err := b.state(ctx)
+		s, err := b.state(ctx)
 		if err != nil {
 			return err
 		}
-		if over && !fenced {
+		if s.over && !s.fenced {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			o.bad("after cloister node recover: %s", said)
+			o.bad("after cloister node recover: %s", s.said)
 			return nil
 		}
-		if err := pause(ctx); err != nil {
-			return err
-		}
 	}
-}
-
-// another runs a job on a node that says that it is in service.
-func (b *Bench) another(ctx context.Context, name string, o *Outcome) error {
-	id, err := b.site.Submit(ctx, who, "--secure "+name+".sealed")
-	if err != nil {
-		return err
-	}
-	var after Outcome
-	if err := b.ended(ctx, id, &after); err != nil {
-		return err
-	}
-	if _, err := b.settled(ctx, &after); err != nil {
-		return err
-	}
-	if after.Job != "COMPLETED" || after.Fenced || len(after.Bad) > 0 {
-		o.bad("the next job is %s, fenced %v, %s", after.Job, after.Fenced, strings.Join(after.Bad, "; "))
-	}
-	return nil
 }

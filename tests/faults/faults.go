@@ -20,6 +20,7 @@ import (
 	"cloister/tests/canary/search"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
+	"cloister/tests/faults/call"
 )
 
 // The node, and the user of its jobs. An on-demand node does what a dedicated
@@ -42,10 +43,14 @@ type Bench struct {
 	dir     string
 	sealer  *canary.Sealer
 	look    *canary.NodeSearch
+	log     func(string, ...any)
+	build   string // the noded that is tested
 	word    string // what the jobs read and write
 	secrets []search.Needle
 	jobs    int
-	usual   string // what configures the node while no session has it
+	ahead   chan job
+	calls   []call.Call // of the last session without a fault
+	usual   string      // what configures the node while no session has it
 }
 
 // Start returns a bench. The caller must Close it.
@@ -54,7 +59,7 @@ func Start(ctx context.Context, log func(string, ...any)) (_ *Bench, err error) 
 	if err != nil {
 		return nil, err
 	}
-	b := &Bench{site: s}
+	b := &Bench{site: s, log: log}
 	defer func() {
 		if err != nil {
 			b.Close()
@@ -75,16 +80,22 @@ func Start(ctx context.Context, log func(string, ...any)) (_ *Bench, err error) 
 	if err := b.install(ctx); err != nil {
 		return nil, err
 	}
-	b.usual, err = b.configuration(ctx)
-	return b, err
+	if b.build, err = Build(ctx); err != nil {
+		return nil, err
+	}
+	if b.usual, err = s.Output(ctx, node, configuration); err != nil {
+		return nil, err
+	}
+	b.sealAhead(ctx)
+	return b, nil
 }
 
 // Renew starts afresh, after a bad outcome.
-func (b *Bench) Renew(ctx context.Context, log func(string, ...any)) error {
+func (b *Bench) Renew(ctx context.Context) error {
 	if err := b.Close(); err != nil {
 		return err
 	}
-	fresh, err := Start(ctx, log)
+	fresh, err := Start(ctx, b.log)
 	if err == nil {
 		*b = *fresh
 	}
@@ -93,6 +104,9 @@ func (b *Bench) Renew(ctx context.Context, log func(string, ...any)) error {
 
 // Close ends the site.
 func (b *Bench) Close() error {
+	if b.ahead != nil {
+		<-b.ahead
+	}
 	os.RemoveAll(b.dir)
 	return b.site.Close()
 }

@@ -5,6 +5,7 @@ package faults
 import (
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -27,31 +28,35 @@ func TestAFaultAtACallTakenByChanceLeavesTheNodeCleanOrFenced(t *testing.T) {
 	}
 	t.Cleanup(func() { b.Close() })
 	b.site.EndWith(t) // before that, if it failed, with its logs kept
-	calls, err := b.Calls(t.Context())
+	m, err := Open(t.Context(), filepath.Join(t.TempDir(), "matrix.json"), b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	chance := rand.New(rand.NewPCG(seed, 0))
-	picked := Pick(calls, chance)
 	kill := []call.Fault{call.KillBefore, call.KillAfter}[chance.IntN(2)]
-	for _, f := range []call.Fault{kill, call.Error} {
-		// Not every session makes every call.
-		fired := false
-		for range 3 {
-			o, err := b.Try(t.Context(), picked[chance.IntN(len(picked))], f)
-			if err != nil {
-				t.Fatalf("%v: %v", o, err)
-			}
-			t.Log(o)
+	m.Seed = seed
+	cells := map[call.Fault][]Cell{}
+	for _, c := range m.Cells() {
+		cells[c.Fault] = append(cells[c.Fault], c)
+	}
+	for try := range 3 { // not every session makes every call
+		group := []Cell{cells[kill][try], cells[call.Error][try]}
+		found, err := b.Group(t.Context(), group)
+		if err != nil {
+			t.Fatalf("%v: %v", group, err)
+		}
+		fired := 0
+		for _, o := range found {
 			if len(o.Bad) > 0 {
 				t.Fatal("the site is of no more use")
 			}
-			if fired = o.Fired != ""; fired {
-				break
+			if o.Fired != "" {
+				fired++
 			}
 		}
-		if !fired {
-			t.Errorf("%s: three sessions did not come by the calls that were picked", f)
+		if fired == len(group) {
+			return
 		}
 	}
+	t.Error("three times a session did not come by the call that was picked")
 }

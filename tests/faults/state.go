@@ -2,70 +2,187 @@ package faults
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
 	"cloister/noded/status"
 	"cloister/tests/cluster"
+	"cloister/tests/deploy"
 	"cloister/tests/faults/call"
 )
 
-// settled waits until nothing happens on the node any more, and says how it is.
-func (b *Bench) settled(ctx context.Context, o *Outcome) (trace call.Trace, err error) {
-	for deadline := time.Now().Add(hold + settleLimit); ; {
-		over, fenced, said, err := b.state(ctx)
+// Each program that is started keeps an emulated guest busy for a tenth of a
+// second and more. So the guests wait by themselves, and are asked all at once.
+
+// ended waits until Slurm says that the job is over.
+func (b *Bench) ended(ctx context.Context, id uint32, o *Outcome) error {
+	wait := fmt.Sprintf(`for i in $(seq 60); do
+	s=$(timeout 30 scontrol -o show job %d)
+	case $s in
+	*JobState=PENDING*|*JobState=CONFIGURING*|*JobState=RUNNING*|*JobState=COMPLETING*) sleep 0.7;;
+	*) break;;
+	esac
+done
+echo "$s"
+cat %s/slurm-%[1]d.out 2>/dev/null || true`, id, deploy.Home(who))
+	for deadline := time.Now().Add(jobLimit); ; {
+		said, err := b.site.Output(ctx, cluster.Head, wait)
 		if err != nil {
-			return trace, err
+			return err
 		}
-		// Asked last: what is held would still change the node.
-		if trace, err = b.traced(ctx); err != nil {
-			return trace, err
+		job, output, _ := strings.Cut(said, "\n")
+		if m := jobState.FindStringSubmatch(job); m != nil {
+			o.Job = m[1]
 		}
-		if o.Fenced = fenced; over && !trace.Holding {
-			return trace, nil
+		switch o.Job {
+		case "COMPLETED", "CANCELLED":
+			return nil
+		case "FAILED":
+			if !strings.Contains(output, "cloister") {
+				o.bad("the job failed, and its output file says nothing of why: %q", output)
+			}
+			return nil
+		case "PENDING", "RUNNING", "COMPLETING", "CONFIGURING":
+		default:
+			o.bad("the job is %s", o.Job)
+			return nil
 		}
 		if time.Now().After(deadline) {
-			o.bad("the node is neither clean nor fenced: %s", said)
-			return trace, nil
-		}
-		if err := pause(ctx); err != nil {
-			return trace, err
+			o.bad("the job is still %s", o.Job)
+			return nil
 		}
 	}
 }
 
-// state looks whether the node is clean and idle, or fenced and drained, and
-// says what is missing to that.
-func (b *Bench) state(ctx context.Context) (over, fenced bool, said string, err error) {
-	st, _, err := b.site.Status(ctx, node)
-	if err != nil {
-		return false, false, err.Error(), nil // noded starts anew, or is stuck
-	}
-	slurm, err := b.site.Output(ctx, cluster.Head, "timeout 30 sinfo -h -N -o '%T %E' -n "+node)
-	if err != nil {
-		return false, false, "", err
-	}
-	slurm, _, _ = strings.Cut(strings.TrimSpace(slurm), "\n")
-	if st.State == status.Fenced {
-		return strings.HasPrefix(slurm, "drained cloister: "), true, "fenced (" + st.Fence.Detail + "), in Slurm: " + slurm, nil
-	}
-	if st.Session != nil || st.State != status.InService || !strings.HasPrefix(slurm, "idle") {
-		return false, false, fmt.Sprintf("%s, session %+v, faults %q, in Slurm: %s", st.State, st.Session, st.Faults, slurm), nil
-	}
-	left, err := b.site.Traces(ctx, node)
-	if err != nil {
-		return false, false, "", err
-	}
-	is, err := b.configuration(ctx)
-	if err != nil {
-		return false, false, "", err
-	}
-	if is != b.usual {
-		left += "not as before: " + difference(b.usual, is)
-	}
-	return left == "", false, left, nil
+var jobState = regexp.MustCompile(`\bJobState=(\S*)`)
+
+// A state is what the node and Slurm say.
+type state struct {
+	over, fenced bool
+	said         string // what is missing to that it is over
+	trace        call.Trace
 }
+
+// settled waits until nothing happens on the node any more, and says how it is.
+// A call that is held is let go once noded has been done without it for a while:
+// later than all that waited for it.
+func (b *Bench) settled(ctx context.Context, o *Outcome) error {
+	var since time.Time
+	for deadline := time.Now().Add(hold + settleLimit); ; {
+		s, err := b.state(ctx)
+		if err != nil {
+			return err
+		}
+		o.Fired, o.Fenced = s.trace.Fired, s.fenced
+		switch {
+		case s.over && !s.trace.Holding:
+			return nil
+		case !s.over:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) > quiet:
+			if _, err := b.site.Output(ctx, node, tracerPath+" release"); err != nil {
+				return err
+			}
+		}
+		if time.Now().After(deadline) {
+			o.bad("the node is neither clean nor fenced: %s", s.said)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// state looks whether the node is clean and idle, or fenced and drained.
+func (b *Bench) state(ctx context.Context) (s state, err error) {
+	asked := make(chan error, 1)
+	var slurm string
+	go func() {
+		said, err := b.site.Output(ctx, cluster.Head, askSlurm)
+		slurm = strings.TrimSpace(said)
+		asked <- err
+	}()
+	said, err := b.site.Output(ctx, node, askNode)
+	if err := errors.Join(err, <-asked); err != nil {
+		return s, err
+	}
+	part := strings.Split(said, mark)
+	if len(part) != 4 {
+		return s, fmt.Errorf("the node says %q", said)
+	}
+	// Asked last: what is held would still change the node.
+	if err := json.Unmarshal([]byte(part[3]), &s.trace); err != nil {
+		return s, fmt.Errorf("the tracer's answer: %w", err)
+	}
+	if s.trace.Lost != "" {
+		return s, errors.New("the tracer lost sight of noded: " + s.trace.Lost)
+	}
+	st, err := status.Parse([]byte(part[0]))
+	switch {
+	case err != nil: // noded starts anew, or is stuck
+		s.said = err.Error()
+	case st.State == status.Fenced:
+		s.fenced, s.over = true, strings.HasPrefix(slurm, "drained cloister: ")
+		s.said = "fenced (" + st.Fence.Detail + "), in Slurm: " + slurm
+	case st.Session != nil || st.State != status.InService || !strings.HasPrefix(slurm, "idle"):
+		s.said = fmt.Sprintf("%s, session %+v, faults %q, in Slurm: %s", st.State, st.Session, st.Faults, slurm)
+	default:
+		s.said = part[1]
+		if part[2] != b.usual {
+			s.said += "not as before: " + difference(b.usual, part[2])
+		}
+		s.over = s.said == ""
+	}
+	return s, nil
+}
+
+// mark stands between the answers to several questions.
+const mark = "=====\n"
+
+// askNode waits while a session has the node. The last answer is to what a
+// session changes and must change back, but for what deploy.ListTraces lists.
+const askNode = `for i in $(seq 60); do
+	[ ! -e /run/cloister/fenced.json ] || break
+	set -- /run/cloister/sessions/*.json
+	[ -e "$1" ] || break
+	sleep 0.3
+done
+if ! cloister node status --json; then
+	printf '` + markLine + markLine + `'
+else
+	printf '` + markLine + `'
+	{ ` + deploy.ListTraces + `
+	}
+	printf '` + markLine + `'
+	` + configuration + `
+fi
+printf '` + markLine + `'
+` + tracerPath + ` state`
+
+const (
+	markLine      = `=====\n`
+	configuration = `find /run/systemd/system /run/systemd/system.control /etc/systemd/system 2>/dev/null | grep -v slurmstepd | sort
+	systemctl is-active ssh.service ssh.socket slurmd.service cloister-noded.socket
+	nft list tables; ls -A /run/cloister`
+
+	askSlurm = `for i in $(seq 10); do
+	s=$(timeout 30 sinfo -h -N -o '%T %E' -n ` + node + ` | head -n 1)
+	case $s in
+	idle*|drained*) break;;
+	esac
+	sleep 0.5
+done
+echo "$s"`
+)
 
 // difference lists the lines that one text has and the other has not.
 func difference(before, after string) string {
@@ -83,24 +200,4 @@ func difference(before, after string) string {
 		}
 	}
 	return strings.Join(lines, ", ")
-}
-
-// configuration is what a session changes of a node and must change back, but
-// for what deploy.Traces lists.
-func (b *Bench) configuration(ctx context.Context) (string, error) {
-	return b.site.Output(ctx, node, configuration)
-}
-
-const configuration = `find /run/systemd/system /run/systemd/system.control /etc/systemd/system 2>/dev/null | grep -v slurmstepd | sort
-systemctl is-active ssh.service ssh.socket slurmd.service cloister-noded.socket
-nft list tables; ls -A /run/cloister`
-
-// pause is long: each question keeps an emulated node busy for half a second.
-func pause(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(2 * time.Second):
-		return nil
-	}
 }

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -12,77 +13,93 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// mark is an outcome in one letter; the document says what it means.
-func mark(o *Outcome) string {
+// letter is an outcome; the document says what it means.
+func (m *Matrix) letter(o *Outcome) (letter string) {
 	switch {
 	case o == nil:
 		return "·"
 	case len(o.Bad) > 0:
-		return "**BAD**"
+		letter = "**BAD**"
 	case o.Fired == "":
-		return "–"
+		letter = "–"
 	case o.Fenced:
-		return "L"
+		letter = "L"
 	case o.Job == "COMPLETED":
-		return "g"
+		letter = "g"
+	default:
+		letter = "f"
 	}
-	return "f"
+	if o.Build != m.Build {
+		return "(" + letter + ")"
+	}
+	return letter
 }
 
-// Table is the matrix in Markdown: a row for each name of a call, in its
-// columns a letter for each call of that name that was picked.
-func (m *Matrix) Table() string {
-	cells := map[call.Call]map[call.Fault]string{}
-	var names []string
-	picked := map[string][]call.Call{}
-	count := map[string]int{}
-	for _, c := range m.Calls {
-		if count[c.Name]++; count[c.Name] == 1 {
-			names = append(names, c.Name)
-		}
-	}
-	run, good, bad, missed, all := 0, 0, 0, 0, 0
+// A tally counts cells.
+type tally struct{ all, good, bad, missed, earlier, earlierBad int }
+
+func (m *Matrix) count() (t tally) {
 	for _, c := range m.Cells() {
-		all++
-		o := m.outcome(c)
-		if cells[c.Call] == nil {
-			cells[c.Call] = map[call.Fault]string{}
-			picked[c.Call.Name] = append(picked[c.Call.Name], c.Call)
-		}
-		cells[c.Call][c.Fault] = mark(o)
-		switch {
+		t.all++
+		switch o := m.outcome(c); {
 		case o == nil:
-			continue
+		case o.Build != m.Build && len(o.Bad) > 0:
+			t.earlierBad++
+		case o.Build != m.Build && o.Fired != "":
+			t.earlier++
 		case len(o.Bad) > 0:
-			bad++
+			t.bad++
 		case o.Fired == "":
-			missed++
-			continue
+			t.missed++
 		default:
-			good++
+			t.good++
 		}
-		run++
 	}
-	for _, calls := range picked {
-		slices.SortFunc(calls, func(a, b call.Call) int { return a.N - b.N })
+	return t
+}
+
+// Table is the matrix in Markdown: a row for the calls that are alike, in its
+// columns a letter for each of them that was picked, in their order.
+func (m *Matrix) Table() string {
+	rows, t := m.rows(rand.New(rand.NewPCG(m.Seed, 0))), m.count()
+	same := 0
+	for _, r := range rows {
+		same += len(r.same)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "A session made %d calls of %d names, and %d more that not each session makes alike; of each name the first, the last and one between are\n"+
-		"tried: %d cells. Run: %d, of which good: %d, bad: %d. Not reached by the session that was to fail: %d. Not yet run: %d.\n\n",
-		len(m.Calls), len(names), m.Fleeting, all, run, good, bad, missed, all-run-missed)
+	fmt.Fprintf(&b, "A session made %d calls in %d rows, and %d more that not each session makes alike. Of 4 faults at each that is %d cells; as said above %d are tried,\n"+
+		"and %d kills after a call are those before the next.\n\n", len(m.Calls), len(rows), m.Fleeting, 4*len(m.Calls), t.all, same)
+	fmt.Fprintf(&b, "- With this noded %d were run: good %d, bad %d. In %d more the session did not come by the call.\n", t.good+t.bad, t.good, t.bad, t.missed)
+	fmt.Fprintf(&b, "- With an earlier noded, and not yet with this one, %d were run: good %d, bad %d.\n", t.earlier+t.earlierBad, t.earlier, t.earlierBad)
+	fmt.Fprintf(&b, "- Not run with any: %d.\n\n", t.all-t.good-t.bad-t.missed-t.earlier-t.earlierBad)
+	for _, what := range m.Together {
+		fmt.Fprintf(&b, "- **BAD**: %s\n", what)
+	}
 	fmt.Fprint(&b, "| call | number |")
 	for _, f := range call.Faults {
 		fmt.Fprintf(&b, " %s |", f)
 	}
 	fmt.Fprint(&b, "\n|---|---|"+strings.Repeat("---|", len(call.Faults))+"\n")
-	for _, name := range names {
-		fmt.Fprintf(&b, "| %s | %d |", strings.ReplaceAll(name, "|", `\|`), count[name])
+	for _, r := range rows {
+		fmt.Fprintf(&b, "| %s | %d |", strings.ReplaceAll(r.name, "|", `\|`), len(r.calls))
 		for _, f := range call.Faults {
-			var marks []string
-			for _, c := range picked[name] {
-				marks = append(marks, cells[c][f])
+			var letters []string
+			for _, c := range r.calls {
+				letter := ""
+				switch {
+				case slices.Contains(r.picked[f], c):
+					letter = m.letter(m.outcome(Cell{c, f}))
+				case f == call.KillAfter && slices.Contains(r.same, c):
+					letter = "="
+				default:
+					continue
+				}
+				if step, _, _ := strings.Cut(c.Name, ":"); !strings.HasPrefix(r.name, step+":") {
+					letter += " (" + step + ")"
+				}
+				letters = append(letters, letter)
 			}
-			fmt.Fprintf(&b, " %s |", strings.Join(marks, " "))
+			fmt.Fprintf(&b, " %s |", strings.Join(letters, " "))
 		}
 		fmt.Fprintln(&b)
 	}

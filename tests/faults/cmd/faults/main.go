@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 
@@ -24,7 +25,7 @@ func main() {
 	flag.StringVar(&o.file, "results", filepath.Join(os.Getenv("CLOISTER_CACHE"), "faults.json"), "what was found so far")
 	flag.DurationVar(&o.most, "for", 0, "begin no fault after this time (default: until all are done)")
 	flag.StringVar(&o.only, "only", "", "try only what matches this regular expression, such as '^error unlock:'")
-	flag.BoolVar(&o.again, "again", false, "try also what was tried before")
+	flag.IntVar(&o.group, "group", 6, "how many faults come before a job without any")
 	flag.BoolVar(&o.list, "list", false, "list the calls of a session and end")
 	flag.StringVar(&o.document, "document", "docs/faults.md", "the document with the matrix")
 	flag.Parse()
@@ -40,7 +41,8 @@ func main() {
 type options struct {
 	file, only, document string
 	most                 time.Duration
-	list, again          bool
+	group                int
+	list                 bool
 }
 
 func log(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
@@ -67,31 +69,75 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, c := range m.Cells() {
+	t := &trial{b, m}
+	var group []faults.Cell
+	for _, c := range m.Left() {
 		if ctx.Err() != nil || o.most > 0 && time.Since(began) > o.most {
 			break
 		}
-		if !only.MatchString(c.String()) || m.Done(c) && !o.again {
+		if !only.MatchString(c.String()) {
 			continue
 		}
-		found, err := b.Try(ctx, c.Call, c.Fault)
-		if ctx.Err() != nil {
-			break
-		}
-		if err != nil {
-			log("%v: nothing was shown: %v", c, err)
-		} else {
-			fmt.Println(found)
-			if err := m.Keep(found); err != nil {
+		if group = append(group, c); len(group) == o.group {
+			if _, err := t.group(ctx, group); err != nil {
 				return err
 			}
+			group = nil
 		}
-		if err != nil || len(found.Bad) > 0 {
-			if err := b.Renew(ctx, log); err != nil {
-				return err
-			}
+	}
+	if ctx.Err() == nil {
+		if _, err := t.group(ctx, group); err != nil {
+			return err
 		}
 	}
 	fmt.Print(m.Table())
 	return errors.Join(m.WriteTable(o.document), m.Verdict())
+}
+
+type trial struct {
+	b *faults.Bench
+	m *faults.Matrix
+}
+
+// group tries cells one after another. If anything is bad the group is divided,
+// until it is known of which.
+func (t *trial) group(ctx context.Context, cells []faults.Cell) (bad bool, err error) {
+	if len(cells) == 0 || ctx.Err() != nil {
+		return false, nil
+	}
+	found, err := t.b.Group(ctx, cells)
+	if ctx.Err() != nil {
+		return false, nil
+	}
+	at := slices.IndexFunc(found, func(o faults.Outcome) bool { return len(o.Bad) > 0 })
+	if err == nil && at < 0 {
+		return false, t.m.Keep(found...)
+	}
+	log("bad, or nothing was shown (%v), of %v", err, cells)
+	shown := err == nil
+	if err := t.b.Renew(ctx); err != nil {
+		return true, err
+	}
+	n := len(cells)
+	if n == 1 {
+		if !shown {
+			return true, nil
+		}
+		return true, t.m.Keep(faults.Alone(found))
+	}
+	parts := [][]faults.Cell{cells[:n/2], cells[n/2:]}
+	if shown && at < n {
+		parts = [][]faults.Cell{{cells[at]}, slices.Delete(slices.Clone(cells), at, at+1)}
+	}
+	for _, part := range parts {
+		b, err := t.group(ctx, part)
+		if err != nil {
+			return true, err
+		}
+		bad = bad || b
+	}
+	if shown && !bad && ctx.Err() == nil {
+		return true, t.m.KeepTogether(fmt.Sprintf("%v: %s; not so in the parts %v", cells[:min(at+1, n)], found[at], parts))
+	}
+	return bad, nil
 }
