@@ -64,8 +64,8 @@ faults: deps ## noded killed, failing and hanging at each call of a session (man
 
 MINUTES ?= 30
 .PHONY: soak
-soak: deps ## random secure jobs, kills, reboots and power cuts on both secure nodes for MINUTES=30 (SEED=n deals the same again)
-	$(GO) run ./tests/soak/cmd/soak -for $(MINUTES)m $(if $(SEED),-seed $(SEED))
+soak: deps ## random secure jobs, kills, reboots and power cuts on both secure nodes for MINUTES=30 (SEED=n deals the same again, CALM=1 lets noded live)
+	$(GO) run ./tests/soak/cmd/soak -for $(MINUTES)m $(if $(SEED),-seed $(SEED)) $(if $(CALM),-calm)
 
 FUZZTIME ?= 20s
 .PHONY: fuzz

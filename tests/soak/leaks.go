@@ -19,8 +19,9 @@ const spares = 20 * time.Second
 // A survey is what there is of what sessions make, by kind.
 type survey map[string][]string
 
-// look lists it, a kind and a thing in each line. Namespaces are listed by
-// type, and without those of services that come and go with a timer.
+// look lists it, a kind and a thing in each line. Of keyrings only those with a
+// name that users gave count, of slices those that systemd does not make of a
+// template; what is remembered of jobs and the records are looked at apart.
 const look = `
 losetup -l -n -O NAME | sed 's/^/loop /'
 dmsetup ls 2>/dev/null | grep -v '^No devices' | sed 's/^/mapping /'
@@ -29,9 +30,12 @@ lsns -n -r -o TYPE,COMMAND | sed 's/^/namespace /'
 ls -A /run/cloister | sed 's/^/runtime /'
 find /run/systemd/system /run/systemd/system.control -type f 2>/dev/null | grep -v slurmstepd | sed 's/^/drop-in /'
 nft list tables | sed 's/^/nftables /'
+systemctl list-units -q --plain --no-legend -t scope,slice,socket | awk '$1 !~ /^system-/ {print "unit " $1}'
 systemctl --failed -q --plain --no-legend | awk '{print "failed " $1}'
 pgrep -u alice,bob,carol -a | sed 's/^/process /'
 ipcs -m -q -s | grep '^0x' | sed 's/^/IPC /'
+awk '$8 != "keyring" || $9 !~ /^[_.]/ {print "key " $8 " " $9}' /proc/keys
+find /var/lib/cloister -type f ! -path '*/jobs/[0-9a-f]*' ! -path '*/audit/records-*.jsonl' | sed 's/^/state /'
 ls -A /dev/shm | sed 's/^/shm /'
 true`
 
@@ -63,7 +67,8 @@ func (s survey) more(than survey) (all []string) {
 
 // A sample is noded after a session.
 type sample struct {
-	pid                     int // another one: it started anew
+	at                      time.Duration // since the soak began
+	pid                     int           // another one: it started anew
 	resident, fds, routines int64
 }
 
@@ -90,8 +95,17 @@ cloister node status --json | sed -n 's/.*"goroutines": *\([0-9]*\).*/\1/p'`)
 			return fmt.Errorf("asking for noded's use of the node: %w", err)
 		}
 	}
-	l.samples = append(l.samples, sample{int(n[0]), n[1] << 10, n[2], n[3]})
+	l.samples = append(l.samples, sample{time.Since(l.began), int(n[0]), n[1] << 10, n[2], n[3]})
 	return nil
+}
+
+// rest waits until noded is ready for the next session, and looks at it.
+func (l *lane) rest(ctx context.Context) error {
+	if err := pause(ctx, spares); err != nil {
+		return err
+	}
+	l.samples = l.samples[:max(0, len(l.samples)-1)] // it was busy then
+	return l.sample(ctx)
 }
 
 // leftovers looks for what the sessions left on the node and in noded.
@@ -99,11 +113,7 @@ func (l *lane) leftovers(ctx context.Context) error {
 	if l.usual == nil {
 		return nil // there was not one session
 	}
-	// Helpers for the next session are started within 15 s of the last.
-	if err := pause(ctx, spares); err != nil {
-		return err
-	}
-	if err := l.sample(ctx); err != nil {
+	if err := l.rest(ctx); err != nil {
 		return err
 	}
 	is, err := l.surveyed(ctx)
@@ -113,7 +123,7 @@ func (l *lane) leftovers(ctx context.Context) error {
 	if more := is.more(l.usual); len(more) > 0 {
 		l.fault("left over on the node: %s", strings.Join(more, "; "))
 	}
-	first, last := l.samples[0], l.samples[len(l.samples)-1]
+	first, last := l.rested, l.samples[len(l.samples)-1]
 	if last.resident > budget {
 		l.fault("noded has %.1f MB", float64(last.resident)/1e6)
 	}
@@ -122,6 +132,19 @@ func (l *lane) leftovers(ctx context.Context) error {
 	}
 	if last.routines > first.routines {
 		l.fault("noded had %d goroutines after its first session and has %d", first.routines, last.routines)
+	}
+	for _, life := range lives(l.samples) {
+		for _, m := range measures {
+			if f, ok := m.fitted(life); ok && m.grows(f) {
+				l.fault("noded grows: %s", m.String(f))
+			}
+		}
+	}
+	// Of each job its name, and that its keys were asked for, until it expires.
+	if kept, err := l.Output(ctx, l.node, "ls -A /var/lib/cloister/jobs | wc -l"); err != nil {
+		return err
+	} else if n, err := strconv.Atoi(strings.TrimSpace(kept)); err != nil || n > 2*l.sessions {
+		l.fault("%s files remember %d jobs", strings.TrimSpace(kept), l.sessions)
 	}
 	if r, err := l.Run(ctx, l.node, "cloister audit verify"); err != nil {
 		return err

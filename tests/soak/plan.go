@@ -52,6 +52,15 @@ func (b Blow) usersOwn() bool {
 	return false
 }
 
+// endsNoded: another noded serves afterwards, of which nothing is known yet.
+func (b Blow) endsNoded() bool {
+	switch b {
+	case KillNoded, KillEarly, RestartNoded, Reboot, PowerCut:
+		return true
+	}
+	return false
+}
+
 // early: it comes while the job is admitted.
 func (b Blow) early() bool { return b == CancelEarly || b == KillEarly }
 
@@ -84,6 +93,8 @@ type Plan struct {
 	Delay   time.Duration // of an early one, after the session began
 
 	Inputs, Image, Secret, Step, Stubborn bool
+	// Ordinary: one of Slurm's usual jobs goes before it.
+	Ordinary bool
 	// Kept: the results go to the lane's volume, which all of its jobs open by
 	// turns, and not to one that is made.
 	Kept bool
@@ -94,7 +105,7 @@ func (p Plan) String() string {
 	for _, x := range []struct {
 		is   bool
 		name string
-	}{{p.Inputs, "inputs"}, {p.Image, "image"}, {p.Secret, "secret file"}, {p.Step, "srun"}, {p.Stubborn, "stubborn"}, {p.Kept, "kept volume"}} {
+	}{{p.Inputs, "inputs"}, {p.Image, "image"}, {p.Secret, "secret file"}, {p.Step, "srun"}, {p.Stubborn, "stubborn"}, {p.Kept, "kept volume"}, {p.Ordinary, "an ordinary one before"}} {
 		if x.is {
 			s += ", " + x.name
 		}
@@ -107,18 +118,22 @@ type Plans struct {
 	chance *rand.Rand
 	round  []Blow
 	dealt  int
+	calm   bool
 }
 
-// NewPlans begins a lane's plans.
-func NewPlans(seed uint64, node string) *Plans {
+// NewPlans begins a lane's plans. Calm ones let each noded live.
+func NewPlans(seed uint64, node string, calm bool) *Plans {
 	lane := map[string]uint64{cluster.S1: 1, cluster.S2: 2}[node]
-	return &Plans{chance: rand.New(rand.NewPCG(seed, lane))}
+	return &Plans{chance: rand.New(rand.NewPCG(seed, lane)), calm: calm}
 }
 
 // Next deals one.
 func (p *Plans) Next() Plan {
 	if len(p.round) == 0 {
 		for _, b := range order {
+			if p.calm && b.endsNoded() {
+				continue
+			}
 			for range deck[b] {
 				p.round = append(p.round, b)
 			}
@@ -133,7 +148,7 @@ func (p *Plans) Next() Plan {
 	return Plan{
 		Number: p.dealt, Blow: b, After: after, Records: after + records(b, p.chance),
 		Delay:  time.Duration(p.chance.IntN(3000)) * time.Millisecond,
-		Inputs: one(2), Image: one(6), Secret: one(4), Step: one(4), Stubborn: one(2), Kept: one(2),
+		Inputs: one(2), Image: one(6), Secret: one(4), Step: one(4), Stubborn: one(2), Kept: one(2), Ordinary: one(4),
 	}
 }
 

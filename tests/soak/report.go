@@ -23,7 +23,8 @@ func (s *Soak) report() {
 	fmt.Fprintf(s.out, "%-24s %5d %9d  %s\n", "in all", total.jobs, total.records, total.states())
 	fmt.Fprintln(s.out, "\nrecords: those known to be on disk before the blow, and all of a job that completed; each was looked for in what came home.")
 	for _, l := range s.lanes {
-		fmt.Fprintf(s.out, "\n%s: %d sessions; noded's longest life: %s\n", l.node, len(l.samples), longest(l.samples))
+		fmt.Fprintf(s.out, "\n%s: %d secure jobs, %d ordinary; the longest life of %d of noded:\n", l.node, l.sessions, l.ordinaries, len(lives(l.samples)))
+		longest(l.samples).tell(s.out)
 		for _, f := range l.fences {
 			fmt.Fprintf(s.out, "  fenced, and recovered, after %s\n", f)
 		}
@@ -55,24 +56,4 @@ func (c *count) states() string {
 		all = append(all, fmt.Sprintf("%s %d", state, c.ends[state]))
 	}
 	return strings.Join(all, ", ")
-}
-
-// longest tells of the noded that served most sessions: how it was after the
-// first of them and after the last.
-func longest(all []sample) string {
-	var best []sample
-	for i := 0; i < len(all); {
-		j := i
-		for j < len(all) && all[j].pid == all[i].pid {
-			j++
-		}
-		if j-i > len(best) {
-			best = all[i:j]
-		}
-		i = j
-	}
-	if len(best) == 0 {
-		return "none"
-	}
-	return fmt.Sprintf("%d sessions, %v at first, %v at last", len(best), best[0], best[len(best)-1])
 }

@@ -15,15 +15,16 @@ import (
 )
 
 // settle waits until the node is clean and in service. A fenced one is told to
-// recover, as its status says; a user alone must not be able to fence it.
-func (l *lane) settle(ctx context.Context, p Plan) (fenced bool) {
+// recover, as its status says; a user alone, when nothing befell the cluster
+// since the job began, must not be able to fence it.
+func (l *lane) settle(ctx context.Context, p Plan, began time.Time) (fenced bool) {
 	for deadline := time.Now().Add(2 * patience); ctx.Err() == nil; pause(ctx, time.Second) {
 		over, fence, said := l.state(ctx)
 		if fence != nil && !fenced {
 			fenced = true
 			l.fences = append(l.fences, fmt.Sprintf("%s: %s (%s)", p.Blow, fence.Reason, fence.Detail))
 			l.say("fenced: %s (%s)", fence.Reason, fence.Detail)
-			if p.Blow.usersOwn() {
+			if p.Blow.usersOwn() && !l.shaken(began) {
 				l.fault("job %d and %s fenced the node: %s (%s)", p.Number, p.Blow, fence.Reason, fence.Detail)
 			}
 		}
@@ -115,7 +116,7 @@ func (l *lane) results(ctx context.Context, p Plan, least int, fenced bool) {
 }
 
 // extract reads a volume at home. One that nobody closed is read when the owner
-// says so, and only a power cut may leave one.
+// says so. Only a power cut or a fence may leave one, until a later job closes it.
 func (l *lane) extract(ctx context.Context, p Plan, volume string, fenced bool) (string, error) {
 	var err error
 	for try := 0; ; try++ { // the way into a busy guest is now and then given up
@@ -128,8 +129,12 @@ func (l *lane) extract(ctx context.Context, p Plan, volume string, fenced bool) 
 	}
 	to := volume + ".out"
 	_, err = l.Laptop(ctx, l.who, "volume", "extract", volume, "--to", to)
-	if err != nil && strings.Contains(err.Error(), "--any-state") && (p.Blow == PowerCut || fenced) {
+	open := err != nil && strings.Contains(err.Error(), "--any-state")
+	if open && (p.Blow == PowerCut || fenced || p.Kept && l.open) {
 		_, err = l.Laptop(ctx, l.who, "volume", "extract", volume, "--to", to, "--any-state")
+	}
+	if p.Kept {
+		l.open = open
 	}
 	return filepath.Join(l.LaptopDir(l.who), to), err
 }

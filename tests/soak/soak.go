@@ -43,9 +43,13 @@ type lane struct {
 	usual     survey
 	kept      map[string]record // files in the lane's own volume and what is known of them
 	made      bool              // the lane's own volume is there
+	open      bool              // and nobody closed it
 	samples   []sample
+	rested    sample // after the first session, once noded waits for the next
 	counts    map[Blow]*count
 	fences    []string
+
+	sessions, ordinaries int
 }
 
 // A record is how far a job's file of records must and may go.
@@ -58,7 +62,7 @@ type count struct {
 }
 
 // Start returns a soak on a fresh site; For makes it, End ends it.
-func Start(ctx context.Context, seed uint64, out io.Writer) (*Soak, error) {
+func Start(ctx context.Context, seed uint64, calm bool, out io.Writer) (*Soak, error) {
 	s := &Soak{out: out, began: time.Now()}
 	site, err := deploy.Start(ctx, deploy.Release, func(f string, a ...any) { s.say("", f, a...) })
 	if err != nil {
@@ -66,7 +70,7 @@ func Start(ctx context.Context, seed uint64, out io.Writer) (*Soak, error) {
 	}
 	s.Site = site
 	for node, who := range map[string]string{cluster.S1: "alice", cluster.S2: "bob"} {
-		l := &lane{Soak: s, node: node, who: who, plans: NewPlans(seed, node), kept: map[string]record{}, counts: map[Blow]*count{}}
+		l := &lane{Soak: s, node: node, who: who, plans: NewPlans(seed, node, calm), kept: map[string]record{}, counts: map[Blow]*count{}}
 		if err := l.belongings(ctx); err != nil {
 			return nil, errors.Join(err, site.Close())
 		}
@@ -158,6 +162,10 @@ func (l *lane) run(ctx context.Context, end time.Time) error {
 	if err := l.play(ctx, Plan{Blow: Nothing, Records: 1, Inputs: true, Image: true, Step: true}); err != nil {
 		return err
 	}
+	if err := l.rest(ctx); err != nil {
+		return err
+	}
+	l.rested = l.samples[len(l.samples)-1]
 	var err error
 	if l.usual, err = l.surveyed(ctx); err != nil {
 		return err
@@ -174,6 +182,12 @@ func (l *lane) run(ctx context.Context, end time.Time) error {
 // error is the soak's own.
 func (l *lane) play(ctx context.Context, p Plan) error {
 	l.say("%v", p)
+	if p.Ordinary {
+		if err := l.ordinary(ctx); err != nil {
+			return err
+		}
+	}
+	l.sessions++
 	began := time.Now()
 	name := fmt.Sprintf("soak-%s-%d", l.node, p.Number)
 	job, err := l.submit(ctx, name, p)
@@ -192,7 +206,7 @@ func (l *lane) play(ctx context.Context, p Plan) error {
 		least = p.Records
 	}
 	l.judge(p, e, began, least)
-	fenced := l.settle(ctx, p)
+	fenced := l.settle(ctx, p, began)
 	l.results(ctx, p, least, fenced)
 	return l.sample(ctx)
 }

@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -15,7 +16,7 @@ func TestASeedDealsTheSameJobsAgainAndARoundHasEveryBlow(t *testing.T) {
 	if len(order) != len(deck) {
 		t.Errorf("%d blows are dealt, of %d", len(order), len(deck))
 	}
-	a, b, other := NewPlans(7, cluster.S1), NewPlans(7, cluster.S1), NewPlans(7, cluster.S2)
+	a, b, other := NewPlans(7, cluster.S1, false), NewPlans(7, cluster.S1, false), NewPlans(7, cluster.S2, false)
 	seen, same := map[Blow]int{}, 0
 	for range size {
 		p := a.Next()
@@ -77,5 +78,62 @@ func TestOnlyWhatIsNewIsLeftOver(t *testing.T) {
 	after := survey{"mount": {"/run", "/"}, "namespace": {"mnt a", "mnt a", "mnt a"}, "loop": {"/dev/loop0"}}
 	if got := after.more(before); !slices.Equal(got, []string{"loop /dev/loop0", "namespace mnt a"}) {
 		t.Errorf("left over: %q", got)
+	}
+}
+
+func TestACalmSoakLetsNodedLive(t *testing.T) {
+	p := NewPlans(7, cluster.S1, true)
+	for range 100 {
+		if plan := p.Next(); plan.Blow.endsNoded() {
+			t.Fatalf("a calm soak has %v", plan)
+		}
+	}
+}
+
+// grown is a life of noded whose measures gain so much in each session, and
+// vary by chance besides.
+func grown(sessions int, resident, fds float64) (l life) {
+	chance := rand.New(rand.NewPCG(3, 0))
+	for i := range sessions {
+		l = append(l, sample{pid: 7, resident: int64(21e6 + resident*float64(i) + 3e5*chance.NormFloat64()),
+			fds: int64(24 + fds*float64(i) + chance.Float64()), routines: 8})
+	}
+	return l
+}
+
+// step is a life with one descriptor more from half way on.
+func step() life {
+	l := grown(40, 0, 0)
+	for i := range l {
+		l[i].fds = 24 + int64(i/20)
+	}
+	return l
+}
+
+func TestANodedThatGrowsIsToldFromOneThatVaries(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		life  life
+		grows []bool // memory, descriptors, goroutines
+	}{
+		{"flat", grown(60, 0, 0), []bool{false, false, false}},
+		{"leaks 100 kB", grown(40, 100e3, 0), []bool{true, false, false}},
+		{"leaks a descriptor in five sessions", grown(40, 0, 0.2), []bool{false, true, false}},
+		{"a step of one descriptor", step(), []bool{false, false, false}},
+		{"too short to tell", grown(settling+enough-1, 1e6, 1), []bool{false, false, false}},
+	} {
+		for i, m := range measures {
+			f, ok := m.fitted(c.life)
+			if got := ok && m.grows(f); got != c.grows[i] {
+				t.Errorf("%s: %s: %v", c.name, m.String(f), got)
+			}
+		}
+	}
+}
+
+func TestALifeEndsWhenNodedStartsAnew(t *testing.T) {
+	all := []sample{{pid: 1}, {pid: 1}, {pid: 2}, {pid: 3}, {pid: 3}, {pid: 3}}
+	if got := lives(all); len(got) != 3 || len(longest(all)) != 3 || longest(all)[0].pid != 3 {
+		t.Errorf("lives: %v", got)
 	}
 }

@@ -20,22 +20,23 @@ import (
 func main() {
 	length := flag.Duration("for", 30*time.Minute, "begin jobs for this time")
 	seed := flag.Uint64("seed", 0, "the seed of an earlier run, for the same jobs (default: a new one)")
+	calm := flag.Bool("calm", false, "nothing that ends noded, to see whether it grows")
 	flag.Parse()
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *length, *seed); err != nil {
+	if err := run(ctx, *length, *seed, *calm); err != nil {
 		stop()
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, length time.Duration, seed uint64) (err error) {
+func run(ctx context.Context, length time.Duration, seed uint64, calm bool) (err error) {
 	fmt.Printf("soak of %s; SEED=%d deals the same jobs again\n", length, seed)
-	s, err := soak.Start(ctx, seed, os.Stdout)
+	s, err := soak.Start(ctx, seed, calm, os.Stdout)
 	if err != nil {
 		return err
 	}
