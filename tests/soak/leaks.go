@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cloister/noded/audit"
 )
 
 // budget is noded's resident memory at most, in bytes (the design's 30 MB).
@@ -65,37 +67,33 @@ func (s survey) more(than survey) (all []string) {
 	return all
 }
 
-// A sample is noded after a session.
+// A sample is noded between two jobs.
 type sample struct {
-	at                      time.Duration // since the soak began
-	pid                     int           // another one: it started anew
+	at time.Duration // since the soak began
+	// since is when this noded started, sessions how many it has ended.
+	since    time.Time
+	sessions uint64
+
 	resident, fds, routines int64
 }
 
-func (s sample) String() string {
-	return fmt.Sprintf("%.1f MB, %d descriptors, %d goroutines", float64(s.resident)/1e6, s.fds, s.routines)
-}
-
-// sample looks at noded between two sessions.
+// sample looks at noded between two jobs.
 func (l *lane) sample(ctx context.Context) error {
-	out, err := l.Output(ctx, l.node, `p=$(systemctl show -P MainPID cloister-noded); echo $p
-awk '/^VmRSS/{print $2}' /proc/$p/status
-ls /proc/$p/fd | wc -l
-cloister node status --json | sed -n 's/.*"goroutines": *\([0-9]*\).*/\1/p'`)
+	st, _, err := l.Status(ctx, l.node)
 	if err != nil {
 		return err
 	}
-	f := strings.Fields(out)
-	if len(f) != 4 {
-		return fmt.Errorf("asking for noded's use of the node: %q", out)
+	out, err := l.Output(ctx, l.node, `p=$(systemctl show -P MainPID cloister-noded)
+awk '/^VmRSS/{print $2}' /proc/$p/status; ls /proc/$p/fd | wc -l`)
+	if err != nil {
+		return err
 	}
-	var n [4]int64
-	for i := range n {
-		if n[i], err = strconv.ParseInt(f[i], 10, 64); err != nil {
-			return fmt.Errorf("asking for noded's use of the node: %w", err)
-		}
+	s := sample{at: time.Since(l.began), since: st.Since, sessions: st.Events[string(audit.Released)], routines: int64(st.Goroutines)}
+	if _, err := fmt.Sscan(out, &s.resident, &s.fds); err != nil {
+		return fmt.Errorf("asking for noded's use of the node: %q: %w", out, err)
 	}
-	l.samples = append(l.samples, sample{time.Since(l.began), int(n[0]), n[1] << 10, n[2], n[3]})
+	s.resident <<= 10 // VmRSS is in kB of 1024 bytes, proc_pid_status(5)
+	l.samples = append(l.samples, s)
 	return nil
 }
 

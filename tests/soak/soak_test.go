@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"cloister/tests/cluster"
 )
@@ -95,7 +96,7 @@ func TestACalmSoakLetsNodedLive(t *testing.T) {
 func grown(sessions int, resident, fds float64) (l life) {
 	chance := rand.New(rand.NewPCG(3, 0))
 	for i := range sessions {
-		l = append(l, sample{pid: 7, resident: int64(21e6 + resident*float64(i) + 3e5*chance.NormFloat64()),
+		l = append(l, sample{sessions: uint64(i), resident: int64(21e6 + resident*float64(i) + 3e5*chance.NormFloat64()),
 			fds: int64(24 + fds*float64(i) + chance.Float64()), routines: 8})
 	}
 	return l
@@ -132,8 +133,11 @@ func TestANodedThatGrowsIsToldFromOneThatVaries(t *testing.T) {
 }
 
 func TestALifeEndsWhenNodedStartsAnew(t *testing.T) {
-	all := []sample{{pid: 1}, {pid: 1}, {pid: 2}, {pid: 3}, {pid: 3}, {pid: 3}}
-	if got := lives(all); len(got) != 3 || len(longest(all)) != 3 || longest(all)[0].pid != 3 {
+	var all []sample
+	for _, started := range []int64{1, 1, 2, 3, 3, 3} {
+		all = append(all, sample{since: time.Unix(started, 0)})
+	}
+	if got := lives(all); len(got) != 3 || len(longest(all)) != 3 || longest(all)[0].since.Unix() != 3 {
 		t.Errorf("lives: %v", got)
 	}
 }
