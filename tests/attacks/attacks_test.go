@@ -10,22 +10,9 @@ import (
 
 // Those that need a running session share one: a session takes longer than
 // most attacks.
-func TestTheShortAttacksAreRefused(t *testing.T) {
-	s := deploy.ForTest(t, deploy.Release)
-	if err := Prepare(t.Context(), s); err != nil {
-		t.Fatal(err)
-	}
-	var during, alone []Attack
-	for _, a := range All {
-		if a.Long {
-			continue
-		}
-		if a.Try == nil {
-			during = append(during, a)
-		} else {
-			alone = append(alone, a)
-		}
-	}
+func TestTheShortAttacksOnARunningSessionAreRefused(t *testing.T) {
+	s := prepared(t)
+	during := short(func(a Attack) bool { return a.Try == nil })
 	err := Together(t.Context(), s, during, func(i int, err error) {
 		t.Run(during[i].Title(), func(t *testing.T) {
 			if err != nil {
@@ -36,11 +23,33 @@ func TestTheShortAttacksAreRefused(t *testing.T) {
 	if err != nil {
 		t.Errorf("the session that was attacked: %v", err)
 	}
-	for _, a := range alone {
+}
+
+func TestTheOtherShortAttacksAreRefused(t *testing.T) {
+	s := prepared(t)
+	for _, a := range short(func(a Attack) bool { return a.Try != nil }) {
 		t.Run(a.Title(), func(t *testing.T) {
 			if err := a.Try(t.Context(), s); err != nil {
 				t.Error(err)
 			}
 		})
 	}
+}
+
+func prepared(t *testing.T) *deploy.Site {
+	t.Helper()
+	s := deploy.ForTest(t, deploy.Release)
+	if err := Prepare(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func short(wanted func(Attack) bool) (all []Attack) {
+	for _, a := range All {
+		if !a.Long && wanted(a) {
+			all = append(all, a)
+		}
+	}
+	return all
 }

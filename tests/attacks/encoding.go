@@ -16,9 +16,9 @@ import (
 // onEncoding are sealed jobs whose bytes, or whose job, are not what was
 // signed, though every reader but noded may still take them for that.
 var onEncoding = []Attack{
-	{Number: 40, Who: "A1 A2", Name: "who controls Slurm re-encodes a waiting sealed job or adds lines to it", Long: true,
+	{Number: 40, Who: "A1 A2", Name: "who controls Slurm re-encodes a waiting sealed job or adds lines to it",
 		Defences: defences(mutant.CanonicalEncoding, mutant.SignatureCheck), Try: every(encodings()...)},
-	{Number: 40, Who: "A1 A4", Name: "a sealed job is submitted as a component of a heterogeneous job", Long: true, Defences: defences(mutant.OneComponent), Try: heterogeneous},
+	{Number: 40, Who: "A1 A4", Name: "a sealed job is submitted as a component of a heterogeneous job", Defences: defences(mutant.OneComponent), Try: heterogeneous},
 }
 
 // recoded are sealed jobs that mean the same to a lenient reader of armor.

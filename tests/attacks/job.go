@@ -16,7 +16,7 @@ import (
 
 // onJobs are attacks on the sealed job itself and on how it reaches a node.
 var onJobs = []Attack{
-	{Number: 3, Who: "A1", Name: "root on the file server changes a byte of a sealed job", Long: true, Defences: defences(mutant.SignatureCheck), Try: changedByte},
+	{Number: 3, Who: "A1", Name: "root on the file server changes a byte of a sealed job", Defences: defences(mutant.SignatureCheck), Try: changedByte},
 	{Number: 5, Who: "A4", Name: "another registered user signs a stolen sealed job anew", Defences: defences(mutant.SignerBinding), Try: resigned},
 	{Number: 6, Who: "A1 A4", Name: "the same sealed job is submitted again", Defences: defences(mutant.SingleUse), Try: twice},
 	{Number: 31, Who: "A2 A4", Name: "a refused step brings a task epilog", Defences: defences(mutant.NoexecParent), Try: taskEpilog},

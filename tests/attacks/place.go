@@ -20,7 +20,7 @@ import (
 
 // onPlaces are sealed jobs that are not for this time or this node.
 var onPlaces = []Attack{
-	{Number: 7, Who: "A1 A4", Name: "a job is submitted after its expiry", Long: true, Defences: defences(mutant.Expiry), Try: expired},
+	{Number: 7, Who: "A1 A4", Name: "a job is submitted after its expiry", Defences: defences(mutant.Expiry), Try: expired},
 	{Number: 7, Who: "A1 A4", Name: "a job for another cluster or another class is encrypted to this node", Defences: defences(mutant.Place),
 		Try: every(variant{"another cluster", elsewhere}, variant{"another class", otherClass})},
 	{Number: 44, Who: "A1 A2", Name: "a root step before the session takes an on-demand node's identity, to open a job for dedicated nodes",

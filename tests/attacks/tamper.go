@@ -23,7 +23,7 @@ import (
 // reads.
 var onTampering = []Attack{
 	{Number: 20, Who: "A1", Name: "bits of a read-only volume are flipped, its blocks exchanged, an older one put in its place", Long: true, Defences: defences(mutant.Verity), Try: tamperedVolume},
-	{Number: 21, Who: "A1", Name: "an image is replaced, altered, added to, unsigned or signed by a stranger, or replaced while the job runs", Long: true, Defences: defences(mutant.ImageDigest, mutant.ImageSignature), Try: tamperedImage},
+	{Number: 21, Who: "A1", Name: "an image is replaced, altered, added to, unsigned or signed by a stranger, or replaced while the job runs", Defences: defences(mutant.ImageDigest, mutant.ImageSignature), Try: tamperedImage},
 }
 
 // tamperedVolume gives a job two volumes, one made a sparse giant with a bit
