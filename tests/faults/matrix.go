@@ -55,7 +55,7 @@ func Open(ctx context.Context, file string, b *Bench) (*Matrix, error) {
 	if m.Build == b.build {
 		return m, nil
 	}
-	m.Build = b.build
+	m.Build, m.Together = b.build, nil
 	if m.Trace, err = b.Calls(ctx); err != nil {
 		return nil, err
 	}
@@ -99,20 +99,22 @@ func (m *Matrix) outcome(c Cell) *Outcome {
 	return nil
 }
 
-// Left returns the cells that are still to be tried: those that no noded was
-// tried with, then those that an earlier one was. A session that did not come by
-// its call tried nothing.
+// Left returns the cells that are still to be tried: first those that were bad
+// with an earlier noded, then those that none was tried with, then the others. A
+// session that did not come by its call tried nothing.
 func (m *Matrix) Left() []Cell {
-	var never, before []Cell
+	var bad, never, before []Cell
 	for _, c := range m.Cells() {
 		switch o := m.outcome(c); {
+		case o != nil && o.Build != m.Build && len(o.Bad) > 0:
+			bad = append(bad, c)
 		case o == nil || o.Fired == "" && len(o.Bad) == 0:
 			never = append(never, c)
 		case o.Build != m.Build:
 			before = append(before, c)
 		}
 	}
-	return append(never, before...)
+	return slices.Concat(bad, never, before)
 }
 
 // Cells returns the whole matrix in an order by chance that is always the same,

@@ -112,6 +112,12 @@ func TestTheTableHidesNeitherWhatIsBadNorWhatWasNotTriedNorWhoseItIs(t *testing.
 	if left := m.Left(); len(left) != 3 || left[2].Fault != call.KillBefore {
 		t.Errorf("what is left is %v: first what no noded was tried with", left)
 	}
+	if err := m.Keep(Outcome{Call: c, Fault: call.KillBefore, Build: "old", Fired: "kill before", Bad: []string{"a mount is left"}}); err != nil {
+		t.Fatal(err)
+	}
+	if left := m.Left(); len(left) != 3 || left[0].Fault != call.KillBefore {
+		t.Errorf("what is left is %v: first what was bad", left)
+	}
 	file := filepath.Join(t.TempDir(), "faults.md")
 	if err := os.WriteFile(file, []byte("head\n"+tableBegin+"old\n"+tableEnd+"tail\n"), 0o644); err != nil {
 		t.Fatal(err)

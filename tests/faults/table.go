@@ -42,10 +42,10 @@ func (m *Matrix) count() (t tally) {
 	for _, c := range m.Cells() {
 		t.all++
 		switch o := m.outcome(c); {
-		case o == nil:
+		case o == nil || o.Build != m.Build && o.Fired == "" && len(o.Bad) == 0:
 		case o.Build != m.Build && len(o.Bad) > 0:
 			t.earlierBad++
-		case o.Build != m.Build && o.Fired != "":
+		case o.Build != m.Build:
 			t.earlier++
 		case len(o.Bad) > 0:
 			t.bad++

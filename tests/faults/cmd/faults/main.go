@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"syscall"
@@ -22,7 +21,7 @@ import (
 
 func main() {
 	var o options
-	flag.StringVar(&o.file, "results", filepath.Join(os.Getenv("CLOISTER_CACHE"), "faults.json"), "what was found so far")
+	flag.StringVar(&o.file, "results", "tests/faults/results.json", "what was found so far")
 	flag.DurationVar(&o.most, "for", 0, "begin no fault after this time (default: until all are done)")
 	flag.StringVar(&o.only, "only", "", "try only what matches this regular expression, such as '^error unlock:'")
 	flag.IntVar(&o.group, "group", 6, "how many faults come before a job without any")
