@@ -98,10 +98,11 @@ func (l *lane) strike(ctx context.Context, b Blow, job uint32) error {
 	return err
 }
 
-// onHead retries: the other lane may have killed slurmctld.
+// onHead retries: the other lane may have killed slurmctld. Of a job that is over
+// already, judge will tell.
 func (l *lane) onHead(ctx context.Context, script string) (err error) {
 	for range 10 {
-		if _, err = l.Output(ctx, cluster.Head, "timeout 60 "+script); err == nil {
+		if _, err = l.Output(ctx, cluster.Head, "timeout 60 "+script); err == nil || strings.Contains(err.Error(), "already finished") {
 			return nil
 		}
 		if err := pause(ctx, 3*time.Second); err != nil {
