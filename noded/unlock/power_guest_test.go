@@ -175,8 +175,8 @@ func TestAPowerCutLosesNothingThatWasSyncedAndTheVolumeOpensAgain(t *testing.T) 
 		synced map[string]string
 	}
 	var cuts []moment
-	for i := range 6 {
-		time.Sleep(time.Duration(1500+i*700) * time.Millisecond)
+	for i := range 3 {
+		time.Sleep(time.Duration(1500+i*1400) * time.Millisecond)
 		synced := w.known()
 		cuts = append(cuts, moment{server.cut(t), synced})
 	}
