@@ -23,6 +23,12 @@ func (d *Daemon) endProcesses(ctx context.Context, job cgroup.Job) error {
 	if err == nil || grace.Err() == nil {
 		return err
 	}
+	d.cutOff(job)
+	return job.Kill(ctx)
+}
+
+// cutOff aborts the FUSE connections that the job alone sees.
+func (d *Daemon) cutOff(job cgroup.Job) {
 	aborted, err := fuse.AbortAll(job.Path())
 	if err != nil {
 		d.log.Warn("processes of the job do not end", zap.Uint32("job", job.ID), zap.Error(err))
@@ -30,5 +36,30 @@ func (d *Daemon) endProcesses(ctx context.Context, job cgroup.Job) error {
 	if len(aborted) > 0 {
 		d.log.Info("cut the job's processes off from FUSE file systems of their own", zap.Uint32("job", job.ID), zap.Strings("connections", aborted))
 	}
-	return job.Kill(ctx)
+}
+
+// watchStuck frees processes that Slurm has killed and waits for: it tells noded
+// of the job's end, and drains the node in the end, only when they are gone. It
+// returns when ctx ends.
+func (d *Daemon) watchStuck(ctx context.Context, job cgroup.Job) {
+	var since time.Time
+	for {
+		stuck, err := job.Stuck()
+		switch {
+		case err != nil:
+			d.log.Debug("looking for processes that do not end", zap.Uint32("job", job.ID), zap.Error(err))
+		case !stuck:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) >= killGrace:
+			d.cutOff(job)
+			since = time.Time{}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(killGrace / 2):
+		}
+	}
 }

@@ -171,6 +171,7 @@ func (d *Daemon) awaitEnd(l *live, ended <-chan outcome) outcome {
 	watched, stop := context.WithCancel(context.Background())
 	var watch sync.WaitGroup
 	watch.Go(func() { d.watchSuspended(watched, l) })
+	watch.Go(func() { d.watchStuck(watched, l.record.Cgroup) })
 	defer watch.Wait()
 	defer stop()
 	select {
