@@ -40,6 +40,7 @@ func TestAnOrderlyRebootUnderASecureJobClosesItsVolumesAndCostsNothingElse(t *te
 		if err := s.Started(ctx, "alice", jobs[node], node); err != nil {
 			t.Fatal(err)
 		}
+		onHead("scontrol update jobid=%d requeue=0")(t, s, jobs[node]) // whether it may run again is another test's
 	}
 	// slurmstepd's scope may take longer to stop than the test could wait: it is
 	// Cloister that ends the job. The cluster's own shell must not be waited for.

@@ -28,8 +28,8 @@ const look = `
 losetup -l -n -O NAME | sed 's/^/loop /'
 dmsetup ls 2>/dev/null | grep -v '^No devices' | sed 's/^/mapping /'
 awk '{print "mount " $5}' /proc/1/mountinfo | grep -v -e /run/credentials -e /proc/sys/fs/binfmt_misc
-lsns -n -r -o TYPE,COMMAND | sed 's/^/namespace /'
-ls -A /run/cloister | sed 's/^/runtime /'
+lsns -n -r -o TYPE,COMMAND | grep -v 'slurmstepd.*infinity' | sed 's/^/namespace /'
+ls -A /run/cloister | grep -v unsigned-step-since-boot | sed 's/^/runtime /'
 find /run/systemd/system /run/systemd/system.control -type f 2>/dev/null | grep -v slurmstepd | sed 's/^/drop-in /'
 nft list tables | sed 's/^/nftables /'
 systemctl list-units -q --plain --no-legend -t scope,slice,socket | awk '$1 !~ /^system-/ {print "unit " $1}'
