@@ -35,7 +35,7 @@ type admission struct {
 	user     account.Account
 	volumes  []*os.File // in the manifest's order; nil for one to be made
 	image    *os.File   // nil without one
-	inUse    bool       // every volume was opened
+	inUse    bool       // the script may have begun: volumes that were made stay
 	question question
 	// claimed gets the outcome of recording the run, once its key is here.
 	claimed chan error

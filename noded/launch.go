@@ -219,6 +219,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 	l.unlock()
 	d.noteRunning(l, started)
 	l.laps.end("keep")
+	a.inUse = true
 	if err := c.Admit(d.answer(a, l.view)); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
 		d.finish(c, l, steps, outcome{err: err}, log)

@@ -97,7 +97,6 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				if err == nil {
 					err = d.checkImage(ctx, l, a)
 				}
-				a.inUse = err == nil
 				return err
 			},
 			Undo: func(ctx context.Context) error {

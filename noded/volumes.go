@@ -66,8 +66,9 @@ func (d *Daemon) makeFiles(ctx context.Context, a *admission) error {
 	return cmp.Or(failed...)
 }
 
-// removeFiles takes back what makeFiles made, unless volumes came of it: the
-// files are empty, and would be in the way of another try.
+// removeFiles takes back what makeFiles made, unless the script may have begun:
+// nothing of the job's is in the files, which may lack their headers yet, and they
+// would be in the way of another try.
 func (d *Daemon) removeFiles(ctx context.Context, a *admission) {
 	if a == nil || a.inUse {
 		return
