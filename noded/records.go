@@ -36,7 +36,11 @@ func asked(event audit.Event, r *handoff.Request) audit.Entry {
 	if !r.Batch() {
 		e.Step = &r.Step
 	}
-	return ofRun(e, sealed.Run{Task: task(r)})
+	run := sealed.Run{Task: task(r)}
+	if r.ArrayTask == noVal { // of the steps of a job that is no array, Slurm says an array of its number
+		run.Task = sealed.NoTask
+	}
+	return ofRun(e, run)
 }
 
 // ofRun says which run of its sealed job an entry is about.

@@ -154,6 +154,9 @@ func TestTheRecordsOfARunNameItsTaskAndItsAttempt(t *testing.T) {
 	request.ArrayJob = noVal
 	d.note(asked(audit.Refused, &request))
 	names("a job that runs once", nil, 0)
+	request.ArrayJob, request.ArrayTask = 7, noVal
+	d.note(asked(audit.Refused, &request))
+	names("its step", nil, 0)
 	d.noteReleased(withSession(t, d), time.Now())
 	names("its session", nil, 0)
 }
