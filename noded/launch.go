@@ -212,7 +212,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 	}
 	wanted := make(chan error, 1)
 	go func() { wanted <- d.stillWanted(setup, l.slurmJob) }()
-	if err := errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted); err != nil {
+	if err := errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted, wait(setup, &l.headers)); err != nil {
 		d.failed(c, l, log, errors.Join(err, d.undo(l, steps)))
 		return
 	}
