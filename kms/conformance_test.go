@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +15,7 @@ import (
 
 	"cloister/kms"
 	"cloister/kms/server"
+	"cloister/kms/server/servertest"
 	"cloister/secret"
 )
 
@@ -50,37 +49,8 @@ func targets(t *testing.T) map[string]target {
 // embedded starts a server on the loopback address for one test.
 func embedded(t testing.TB, change ...func(*server.Config)) target {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "kms")
-	ca, err := server.Init(dir, []string{"localhost", "127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	user, err := server.AddUser(dir, "alice")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := server.Config{Dir: dir}
-	for _, f := range change {
-		f(&cfg)
-	}
-	s, err := server.Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l, nil) }()
-	t.Cleanup(func() {
-		stop()
-		if err := errors.Join(<-done, s.Close()); err != nil {
-			t.Errorf("stopping the server: %v", err)
-		}
-	})
-	return target{address: "https://" + l.Addr().String(), caPEM: ca, user: user, dir: dir}
+	s := servertest.Start(t, change...)
+	return target{address: s.Address, caPEM: s.CAPEM, user: s.User, dir: s.Dir}
 }
 
 func (k target) client(t testing.TB) *kms.Client {

@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"cloister/kms"
-	"cloister/kms/server"
+	"cloister/kms/server/servertest"
 	"cloister/noded/account"
 	"cloister/noded/audit"
 	"cloister/noded/handoff"
@@ -24,37 +22,12 @@ import (
 // withKMS gives a daemon a key server of its own and returns what wraps there.
 func withKMS(t *testing.T, d *Daemon) (wrap func() secret.Bytes, client *kms.Client) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "kms")
-	ca, err := server.Init(dir, []string{"127.0.0.1"})
-	if err != nil {
+	s := servertest.Start(t)
+	var err error
+	if d.kms, err = redeem.New(s.Config); err != nil {
 		t.Fatal(err)
 	}
-	user, err := server.AddUser(dir, "alice")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := server.Open(server.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l, nil) }()
-	t.Cleanup(func() {
-		stop()
-		if err := errors.Join(<-done, s.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	c := kms.Config{Address: "https://" + l.Addr().String(), CAPEM: ca}
-	if d.kms, err = redeem.New(c); err != nil {
-		t.Fatal(err)
-	}
-	if client, err = kms.New(c); err != nil {
+	if client, err = kms.New(s.Config); err != nil {
 		t.Fatal(err)
 	}
 	return func() secret.Bytes {
@@ -62,7 +35,7 @@ func withKMS(t *testing.T, d *Daemon) (wrap func() secret.Bytes, client *kms.Cli
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := client.Wrap(t.Context(), user, key, time.Hour)
+		w, err := client.Wrap(t.Context(), s.User, key, time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,14 +10,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"cloister/kms"
-	"cloister/kms/server"
+	"cloister/kms/server/servertest"
 	"cloister/noded/helper"
 	"cloister/secret"
 )
@@ -30,32 +29,8 @@ func TestMain(m *testing.M) {
 // embedded starts a KMS with one user and returns where it is.
 func embedded(t *testing.T) (c kms.Config, user secret.Bytes) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "kms")
-	ca, err := server.Init(dir, []string{"127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if user, err = server.AddUser(dir, "alice"); err != nil {
-		t.Fatal(err)
-	}
-	s, err := server.Open(server.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l, nil) }()
-	t.Cleanup(func() {
-		stop()
-		if err := errors.Join(<-done, s.Close()); err != nil {
-			t.Errorf("stopping the server: %v", err)
-		}
-	})
-	return kms.Config{Address: "https://" + l.Addr().String(), CAPEM: ca}, user
+	s := servertest.Start(t)
+	return s.Config, s.User
 }
 
 func redeemer(t *testing.T, c kms.Config) *Client {
