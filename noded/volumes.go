@@ -108,10 +108,10 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 	return o, nil
 }
 
-// writeHeader begins to write the header of a volume that is made here. The job
-// does not wait for it, the release does. A job whose results have none goes on:
-// its owner's client needs none to extract them, and writes another one (cloister
-// volume check --repair).
+// writeHeader begins to write the header of a volume that is made here, which is
+// waited for right before the script begins, and by the release. A job whose
+// results have none goes on: its owner's client extracts them by the volume's UUID,
+// and writes another one (cloister volume check --repair).
 func (d *Daemon) writeHeader(ctx context.Context, l *live, v unlock.Volume) error {
 	done, err := unlock.WriteHeader(context.WithoutCancel(ctx), v)
 	if err != nil {

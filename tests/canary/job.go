@@ -22,9 +22,6 @@ const limit = 6 * time.Minute
 
 var secureNodes = []string{cluster.S1, cluster.S2}
 
-// classes of the secure nodes, as package deploy installs them.
-var classes = map[string]string{cluster.S1: "dedicated", cluster.S2: "on-demand"}
-
 // The kinds of needle, as the report groups them.
 const (
 	kindWords  = "words"
@@ -67,7 +64,7 @@ func (w words) job(node string) string {
 #SBATCH --partition=secure
 #SBATCH --nodelist=` + node + `
 #SBATCH --time=15
-#CLOISTER class=` + classes[node] + `
+#CLOISTER class=` + deploy.Classes[node] + `
 #CLOISTER volume=in.luks:/data:ro
 #CLOISTER volume=` + results(node) + `:/results:rw,create,size=32M
 #CLOISTER env=CANARY=` + w.env + `

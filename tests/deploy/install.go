@@ -14,8 +14,8 @@ import (
 	"filippo.io/age"
 )
 
-// Classes of the two secure nodes.
-var classes = map[string]string{cluster.S1: "dedicated", cluster.S2: "on-demand"}
+// Classes are those of the two secure nodes.
+var Classes = map[string]string{cluster.S1: "dedicated", cluster.S2: "on-demand"}
 
 // Researchers are the test's people. carol has a KMS token, but her key is not
 // in the nodes' lists.
@@ -93,7 +93,7 @@ func (in *installer) people(ctx context.Context) error {
 		if err := os.WriteFile(in.file("identity-"+node), []byte(id.String()+"\n"), 0o600); err != nil {
 			return err
 		}
-		fmt.Fprintf(&site, "\n[class.%s]\nrecipients = [\"%s\"]\n", classes[node], id.Recipient())
+		fmt.Fprintf(&site, "\n[class.%s]\nrecipients = [\"%s\"]\n", Classes[node], id.Recipient())
 	}
 	if err := os.WriteFile(in.file("site.toml"), []byte(site.String()), 0o644); err != nil {
 		return err
@@ -135,7 +135,7 @@ func signersLine(out string) (string, error) {
 
 // nodes installs noded, the plugin and their configuration on the secure nodes.
 func (in *installer) nodes(ctx context.Context) error {
-	for node, class := range classes {
+	for node, class := range Classes {
 		if err := os.WriteFile(in.file("policy-"+node), []byte(policyFor(class)), 0o644); err != nil {
 			return err
 		}

@@ -192,6 +192,14 @@ if grep -q 'class = "on-demand"' /etc/cloister/policy.toml; then
 fi
 true`
 
+// Stubborn are lines of a script that leave processes which do not want to end:
+// one that ignores signals, a daemon, one forked twice, one in namespaces of its
+// own.
+const Stubborn = `setsid -f sh -c 'trap "" TERM INT HUP; while :; do sleep 1000; done' </dev/null >/dev/null 2>&1
+(setsid sh -c '(sleep 1000 &)' &)
+unshare -Urpf --mount-proc sleep 1000 >/dev/null 2>&1 &
+`
+
 // Started waits until a secure job's script runs a program on a node.
 func (s *Site) Started(ctx context.Context, who string, job uint32, node string) error {
 	for {

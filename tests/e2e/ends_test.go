@@ -22,10 +22,7 @@ import (
 const stubborn = `echo synced > /results/kept
 sync /results/kept && sync -f /results/kept || exit 99
 trap '' TERM INT HUP
-setsid -f sh -c 'trap "" TERM INT HUP; while :; do sleep 1000; done' </dev/null >/dev/null 2>&1
-(setsid sh -c '(sleep 1000 &)' &)
-unshare -Urpf --mount-proc sleep 1000 >/dev/null 2>&1 &
-`
+` + deploy.Stubborn
 
 // busy never rests: it makes results, syncs each and then notes it, and changes
 // other files all the time without syncing them.

@@ -33,8 +33,7 @@ func writable(t *testing.T, s *deploy.Site, name string) {
 // given. Its output is in the last volume, which is for writing.
 func onNode(t *testing.T, s *deploy.Site, node, name, body string, volumes ...string) uint32 {
 	t.Helper()
-	class := map[string]string{cluster.S1: "dedicated", cluster.S2: "on-demand"}[node]
-	script := "#!/bin/bash\n#SBATCH --partition=secure\n#SBATCH --time=10\n#SBATCH --nodelist=" + node + "\n#CLOISTER class=" + class + "\n"
+	script := "#!/bin/bash\n#SBATCH --partition=secure\n#SBATCH --time=10\n#SBATCH --nodelist=" + node + "\n#CLOISTER class=" + deploy.Classes[node] + "\n"
 	for _, v := range volumes {
 		script += "#CLOISTER volume=" + v + "\n"
 	}

@@ -137,19 +137,13 @@ func (l *lane) shaken(t time.Time) bool {
 
 // reboot is an administrator's, in order.
 func (l *lane) reboot(ctx context.Context) error {
-	const down = "reboot: Restarting system"
-	before := strings.Count(l.Console(l.node), down)
 	if _, err := l.Output(ctx, l.node, "systemd-run -q --on-active=1 systemctl reboot"); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(patience); strings.Count(l.Console(l.node), down) == before; {
-		if time.Now().After(deadline) {
-			l.fault("the node does not go down: %s", l.Console(l.node))
-			break
-		}
-		if err := pause(ctx, time.Second); err != nil {
-			return err
-		}
+	down, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	if err := l.AwaitOff(down, l.node); err != nil {
+		l.fault("%v", err)
 	}
 	return l.Restart(ctx, l.node)
 }

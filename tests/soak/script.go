@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"cloister/tests/cluster"
+	"cloister/tests/deploy"
 )
 
 // What jobs have besides their results.
@@ -19,22 +19,13 @@ const (
 	noInputs, noImage, noSecret, noStep, noSync = 91, 92, 93, 94, 95
 )
 
-var classes = map[string]string{cluster.S1: "dedicated", cluster.S2: "on-demand"}
-
-// stubborn are processes that do not want to end: one that ignores signals, a
-// daemon, one forked twice, one in namespaces of its own.
-const stubborn = `setsid -f sh -c 'trap "" TERM INT HUP; while :; do sleep 1000; done' </dev/null >/dev/null 2>&1
-(setsid sh -c '(sleep 1000 &)' &)
-unshare -Urpf --mount-proc sleep 1000 >/dev/null 2>&1 &
-`
-
 // script is a job that appends numbered records to a file of its own. Record n
 // is on disk when a sleep of 1 second and n hundred-thousandths runs: so root on
 // the node can see how far the job is, though it tells nobody.
 func (l *lane) script(p Plan) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("#!/bin/bash\n#SBATCH --partition=secure\n#SBATCH --time=20\n#SBATCH --nodelist=%s\n#CLOISTER class=%s", l.node, classes[l.node])
+	line("#!/bin/bash\n#SBATCH --partition=secure\n#SBATCH --time=20\n#SBATCH --nodelist=%s\n#CLOISTER class=%s", l.node, deploy.Classes[l.node])
 	if p.Inputs {
 		line("#CLOISTER volume=%s:/data:ro", inputs)
 	}
@@ -51,7 +42,7 @@ func (l *lane) script(p Plan) string {
 	}
 	line("#CLOISTER output=/results/out-%d.txt", p.Number)
 	if p.Stubborn {
-		b.WriteString(stubborn)
+		b.WriteString(deploy.Stubborn)
 	}
 	if p.Inputs {
 		line("grep -q %s /data/word || exit %d", word, noInputs)
