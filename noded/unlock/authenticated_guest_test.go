@@ -104,17 +104,18 @@ func (r results) extract(t *testing.T) (string, error) {
 	return to, err
 }
 
-// newArea is a device for the area of an authenticated volume, all zeros.
-func newArea(t *testing.T, l integrity.Layout) *os.File {
+// newArea is a file for the area of an authenticated volume, all zeros, and a
+// device over it.
+func newArea(t *testing.T, l integrity.Layout) (f, loop *os.File) {
 	t.Helper()
 	f, err := os.Create(t.TempDir() + "/area")
 	check(t, err)
-	defer f.Close() // the loop device has it
+	t.Cleanup(func() { f.Close() })
 	check(t, f.Truncate(l.AreaSize()))
-	loop, err := attachLoop(f, 0, l.AreaSize(), false)
+	loop, err = attachLoop(f, 0, l.AreaSize(), false)
 	check(t, err)
 	t.Cleanup(func() { loop.Close() })
-	return loop
+	return f, loop
 }
 
 // oracle maps size bytes of an area.
@@ -132,14 +133,15 @@ func TestTheKernelMakesTheHeadThatWeWrite(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			l, err := integrity.NewLayout(size)
 			check(t, err)
-			loop, n := newArea(t, l), "oracle-"+fmt.Sprint(size)
+			f, loop := newArea(t, l)
+			n := "oracle-" + fmt.Sprint(size)
 			_, err = devicemapper.OpenIntegrity(oracle(n, loop, l, size))
 			check(t, err)
 			_, _, err = closeDevice(n, time.Now().Add(busyWait))
 			check(t, err)
 			want := l.Head()
 			got := make([]byte, len(want))
-			_, err = loop.ReadAt(got, 0)
+			_, err = f.ReadAt(got, 0)
 			check(t, err)
 			for i := range got {
 				if got[i] != want[i] {
@@ -388,7 +390,7 @@ func TestClosingByNameCountsWithoutMemoryOfTheOpening(t *testing.T) {
 func TestASuperblockOfAnotherGeometryMakesNoMapping(t *testing.T) {
 	l, err := integrity.NewLayout(64 << 20)
 	check(t, err)
-	loop := newArea(t, l)
+	_, loop := newArea(t, l)
 	for name, alter := range map[string]func(b []byte){
 		"less journal":     func(b []byte) { b[12]-- },
 		"other interleave": func(b []byte) { b[9]-- },
