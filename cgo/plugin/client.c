@@ -23,6 +23,15 @@ static int fail(char *why, const char *what)
 	return -1;
 }
 
+/* A call on the socket failed: noded is gone, or something else is wrong. */
+static int lost(char *why, const char *what)
+{
+	bool hung_up = errno == EPIPE || errno == ECONNRESET;
+
+	fail(why, what);
+	return hung_up ? CL_HUNG_UP : -1;
+}
+
 static int odd(char *why, const char *what)
 {
 	snprintf(why, CL_WHY_BYTES, "%s", what);
@@ -154,7 +163,7 @@ static int send_request(int sock, const struct cl_writer *w, int file,
 		if (errno == EAGAIN && ready(sock, POLLOUT, deadline) == 0)
 			continue;
 		if (errno != EINTR)
-			return fail(why, "sending the request");
+			return lost(why, "sending the request");
 	}
 }
 
@@ -207,15 +216,17 @@ static int receive(int sock, struct cl_answer *a, size_t *len, size_t *nfds,
 		n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC);
 	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
 	if (n < 0)
-		return fail(why, "reading the answer");
+		return lost(why, "reading the answer");
 	*len = (size_t)n;
 	*nfds = descriptors(&m, fds, 2);
 	a->mount_ns = fds[0];
 	a->ipc_ns = fds[1];
 	if (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
 		return odd(why, "the answer is too long");
-	if (n == 0)
-		return odd(why, "cloister-noded hung up without an answer");
+	if (n == 0) {
+		odd(why, "cloister-noded hung up without an answer");
+		return CL_HUNG_UP;
+	}
 	return 0;
 }
 
@@ -240,16 +251,17 @@ int cl_ask(int sock, const struct cl_writer *request, int file,
 	   struct cl_answer *a, char *why)
 {
 	size_t len = 0, nfds = 0;
+	int rc;
 
 	a->mount_ns = a->ipc_ns = -1;
-	if (send_request(sock, request, file, deadline, why) == 0 &&
-	    receive(sock, a, &len, &nfds, deadline, why) == 0 &&
-	    checked(a, len, nfds, ask, why) == 0)
+	if ((rc = send_request(sock, request, file, deadline, why)) == 0 &&
+	    (rc = receive(sock, a, &len, &nfds, deadline, why)) == 0 &&
+	    (rc = checked(a, len, nfds, ask, why)) == 0)
 		return 0;
 	if (a->mount_ns >= 0)
 		close(a->mount_ns);
 	if (a->ipc_ns >= 0)
 		close(a->ipc_ns);
 	a->mount_ns = a->ipc_ns = -1;
-	return -1;
+	return rc;
 }

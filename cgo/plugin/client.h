@@ -17,6 +17,7 @@ enum {
 	CL_LAUNCH_SECONDS = 120, /* for a verdict; slurmstepd tolerates it */
 	CL_END_SECONDS = 60,     /* for the release of a session */
 	CL_WHY_BYTES = 256,      /* room for a reason */
+	CL_HUNG_UP = -2,         /* what cl_ask returns for a lost noded */
 };
 
 /* One answer: the datagram, what it says, and the descriptors with it. */
@@ -37,7 +38,8 @@ int cl_connect(const char *path, const struct timespec *deadline, char *why);
 
 /*
  * Sends the request, with the descriptor `file` unless that is -1, and reads
- * the answer. Returns 0, or -1 and a reason with no descriptor left open.
+ * the answer. Returns 0, or -1 and a reason with no descriptor left open;
+ * CL_HUNG_UP instead of -1 when noded went away before it answered.
  */
 int cl_ask(int sock, const struct cl_writer *request, int file,
 	   enum cl_ask ask, const struct timespec *deadline,

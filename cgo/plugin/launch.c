@@ -147,31 +147,42 @@ static bool put_step(struct cl_writer *w, spank_t sp, uint32_t step, int *file)
 	return (*file = open_script(argv, argc)) >= 0;
 }
 
-/* Asks noded. The verdict is in cl_step.answer; false when there is none. */
-static bool ask_noded(spank_t sp, uint32_t step, char *buf, char *why)
-{
-	struct timespec deadline = cl_deadline(CL_LAUNCH_SECONDS);
-	struct cl_writer w;
-	int file = -1;
-	bool ok = false;
-
-	cl_begin(&w, buf, CL_DATAGRAM_MAX);
-	if (!put_step(&w, sp, step, &file))
-		snprintf(why, CL_WHY_BYTES, "Slurm does not describe the step");
-	else if ((cl_step.lifeline = cl_connect(CL_SOCKET, &deadline, why)) >= 0)
-		ok = cl_ask(cl_step.lifeline, &w, file, CL_ASK_LAUNCH,
-			    &deadline, cl_step.answer, why) == 0;
-	/* not kept: /proc/self/fd of a forked program would lead to it */
-	if (file >= 0)
-		close(file);
-	return ok;
-}
-
 static void hang_up(void)
 {
 	if (cl_step.lifeline >= 0)
 		close(cl_step.lifeline);
 	cl_step.lifeline = -1;
+}
+
+/*
+ * Asks noded. The verdict is in cl_step.answer; false when there is none.
+ *
+ * A session outlives a noded that is killed, so its steps ask the next one,
+ * once: systemd holds the socket meanwhile. A job whose admission was broken
+ * off is undone and not asked for again.
+ */
+static bool ask_noded(spank_t sp, uint32_t step, char *buf, char *why)
+{
+	struct timespec deadline = cl_deadline(CL_LAUNCH_SECONDS);
+	struct cl_writer w;
+	int file = -1, rc = CL_HUNG_UP;
+
+	cl_begin(&w, buf, CL_DATAGRAM_MAX);
+	if (!put_step(&w, sp, step, &file)) {
+		snprintf(why, CL_WHY_BYTES, "Slurm does not describe the step");
+		rc = -1;
+	}
+	for (int times = cl_step.batch ? 1 : 2; rc == CL_HUNG_UP && times; times--) {
+		hang_up();
+		rc = cl_step.lifeline = cl_connect(CL_SOCKET, &deadline, why);
+		if (rc >= 0)
+			rc = cl_ask(cl_step.lifeline, &w, file, CL_ASK_LAUNCH,
+				    &deadline, cl_step.answer, why);
+	}
+	/* not kept: /proc/self/fd of a forked program would lead to it */
+	if (file >= 0)
+		close(file);
+	return rc == 0;
 }
 
 static void ask(spank_t sp, uint32_t step)

@@ -109,7 +109,9 @@ sleep 5
 	if err := s.Started(ctx, "alice", id, cluster.S2); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(3 * time.Second)
+	if _, err := s.Output(ctx, cluster.S2, "timeout 60 sh -c 'until pgrep -x -f \"sleep 20\"; do sleep 0.2; done'"); err != nil {
+		t.Fatal("the first step does not run: ", err)
+	}
 	if _, err := s.Output(ctx, cluster.S2, "systemctl kill -s KILL cloister-noded.service; timeout 60 sh -c 'sleep 1; until systemctl is-active -q cloister-noded.service; do sleep 0.5; done'"); err != nil {
 		t.Fatal(err)
 	}

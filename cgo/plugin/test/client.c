@@ -6,6 +6,7 @@
 #include "client.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,6 +136,45 @@ static void a_full_queue_and_a_silent_peer_end_at_the_deadline(void)
 	close(sock);
 }
 
+/* A listener that is killed once it has taken the connection: with the request
+ * read, and with the request still unread. */
+static void a_listener_that_dies_is_told_from_other_failures(void)
+{
+	static struct cl_answer answer;
+
+	for (int reads = 1; reads >= 0; reads--) {
+		struct timespec soon = cl_deadline(5);
+		char why[CL_WHY_BYTES] = "", buf[64], got[64];
+		int sock = bound(0600), mine, status;
+		struct cl_writer w;
+		pid_t pid;
+
+		check("listening", listen(sock, 1) == 0);
+		mine = cl_connect(at.sun_path, &soon, why);
+		check("connected", mine >= 0);
+		cl_begin(&w, buf, sizeof(buf));
+		cl_put(&w, "ask", "launch");
+		pid = fork();
+		if (pid == 0) {
+			struct pollfd p = { .events = POLLIN };
+
+			close(mine);
+			p.fd = accept(sock, NULL, NULL);
+			poll(&p, 1, 5000);
+			if (reads)
+				(void)!recv(p.fd, got, sizeof(got), 0);
+			raise(SIGKILL);
+		}
+		close(sock);
+		check("the listener is lost",
+		      cl_ask(mine, &w, -1, CL_ASK_LAUNCH, &soon, &answer,
+			     why) == CL_HUNG_UP && why[0]);
+		check("it was killed", waitpid(pid, &status, 0) == pid &&
+					       WIFSIGNALED(status));
+		close(mine);
+	}
+}
+
 /* A peer that reads nothing must not hold the sender for ever. */
 static void a_request_that_nobody_reads_ends_at_the_deadline(void)
 {
@@ -170,6 +210,7 @@ int main(void)
 	a_listener_that_is_not_root_is_not_trusted();
 	what_is_no_socket_or_too_far_away_is_refused();
 	a_full_queue_and_a_silent_peer_end_at_the_deadline();
+	a_listener_that_dies_is_told_from_other_failures();
 	a_request_that_nobody_reads_ends_at_the_deadline();
 	unlink(at.sun_path);
 	rmdir(dir);

@@ -218,7 +218,7 @@ static void ask(int sock, int peer, uint8_t behaviour)
 	if (rc == 0) {
 		check_taken(&a, behaviour);
 	} else {
-		require(rc == -1 && why[0] && memchr(why, 0, sizeof(why)),
+		require((rc == -1 || rc == CL_HUNG_UP) && why[0] && memchr(why, 0, sizeof(why)),
 			"a failure has a reason");
 		require(a.mount_ns == -1 && a.ipc_ns == -1,
 			"a failure leaves no namespace");
