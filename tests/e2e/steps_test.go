@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
