@@ -339,6 +339,7 @@ func TestWhatACrashedProcessLeavesIsRemovedByTheNextStart(t *testing.T) {
 		os.Stdout.Sync()
 		select {} // until killed
 	}
+	TakeTurn(t)
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), "CLUSTER_TEST_CRASH=1")
 	out, err := cmd.StdoutPipe()

@@ -16,6 +16,7 @@ func ForTest(t testing.TB, opts Options) *Cluster {
 	if opts.Log == nil {
 		opts.Log = t.Logf
 	}
+	TakeTurn(t)
 	began := time.Now()
 	c, err := Start(t.Context(), opts)
 	if err != nil {

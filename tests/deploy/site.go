@@ -77,11 +77,11 @@ func Start(ctx context.Context, f Flavour, log func(string, ...any)) (*Site, err
 }
 
 // ForTest is Start for a test: closed with it, with the nodes' logs kept when
-// it fails. The test runs beside others, as many as there are cores: a site
-// hardly ever keeps more than one of its guests busy.
+// it fails. The test runs beside others, in its turn (cluster.TakeTurn).
 func ForTest(t *testing.T, f Flavour) *Site {
 	t.Helper()
 	t.Parallel()
+	cluster.TakeTurn(t)
 	began := time.Now()
 	s, err := Start(t.Context(), f, t.Logf)
 	if err != nil {

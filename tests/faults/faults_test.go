@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"testing"
 
+	"cloister/tests/cluster"
 	"cloister/tests/faults/call"
 )
 
@@ -22,6 +23,7 @@ func TestAFaultAtACallTakenByChanceLeavesTheNodeCleanOrFenced(t *testing.T) {
 		}
 	}
 	t.Logf("FAULTS_SEED=%d in the environment takes the same sample", seed)
+	cluster.TakeTurn(t)
 	b, err := Start(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
