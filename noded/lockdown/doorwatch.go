@@ -23,8 +23,9 @@ const (
 )
 
 // doorsPatience is how long the doors may be neither seen nor closed before
-// Watch gives up: longer than systemd takes to execute itself anew.
-var doorsPatience = 10 * time.Second
+// Watch gives up: longer than systemd takes to execute itself anew (a second;
+// ten on an emulated guest).
+var doorsPatience = 30 * time.Second
 
 // lookLimit bounds one look, closing included: a systemd that does not answer
 // is one that cannot be watched.
