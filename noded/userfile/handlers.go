@@ -40,12 +40,17 @@ func handleOpen(body []byte, _ []*os.File) (any, []*os.File, error) {
 }
 
 func open(want File, uid uint32, roots []string) (*os.File, error) {
+	f, err := openOnce(want, uid, roots)
+	if (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE)) && askAgain(want.Path) {
+		return openOnce(want, uid, roots)
+	}
+	return f, err
+}
+
+func openOnce(want File, uid uint32, roots []string) (*os.File, error) {
 	// O_PATH first: neither a FIFO nor a device is touched by that, and the
 	// object looked at is then the object opened, whatever happens to its name.
 	look, err := openat2(unix.AT_FDCWD, want.Path, unix.O_PATH, 0)
-	if errors.Is(err, unix.ENOENT) && askAgain(want.Path) {
-		look, err = openat2(unix.AT_FDCWD, want.Path, unix.O_PATH, 0)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +70,8 @@ func open(want File, uid uint32, roots []string) (*os.File, error) {
 
 // askAgain has the file server asked what lies in the path's directory. An NFS
 // client remembers for up to acdirmax (60 seconds, nfs(5)) that a name was not
-// there, and would refuse the job of a user who has just put the file in its
-// place; opening the directory for reading makes it ask (close-to-open).
+// there, or which file it stood for, and would refuse the job of a user who has
+// just put the file in its place or replaced it; opening the directory for reading makes it ask (close-to-open).
 func askAgain(path string) bool {
 	dir, err := openat2(unix.AT_FDCWD, path[:strings.LastIndexByte(path, '/')+1], unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
