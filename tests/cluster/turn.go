@@ -37,12 +37,18 @@ func TakeTurn(t testing.TB) {
 	t.Cleanup(turn.unlock)
 }
 
-// takeTurn waits for one of n locks.
+// takeTurn waits for one of n locks, behind those who wait already: a package
+// of few long tests must not begin them when all others are done.
 func takeTurn(ctx context.Context, n int) (*fileLock, error) {
 	root, err := cacheDir()
 	if err != nil {
 		return nil, err
 	}
+	queue, err := lockExclusive(filepath.Join(root, "turn-queue.lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer queue.unlock()
 	for {
 		for i := range n {
 			if turn, err := tryLock(filepath.Join(root, fmt.Sprintf("turn-%d.lock", i))); err == nil {
