@@ -71,7 +71,8 @@ func openOnce(want File, uid uint32, roots []string) (*os.File, error) {
 // askAgain has the file server asked what lies in the path's directory. An NFS
 // client remembers for up to acdirmax (60 seconds, nfs(5)) that a name was not
 // there, or which file it stood for, and would refuse the job of a user who has
-// just put the file in its place or replaced it; opening the directory for reading makes it ask (close-to-open).
+// just put the file in its place or replaced it; opening the directory for
+// reading makes it ask (close-to-open).
 func askAgain(path string) bool {
 	dir, err := openat2(unix.AT_FDCWD, path[:strings.LastIndexByte(path, '/')+1], unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {

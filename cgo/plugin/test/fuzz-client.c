@@ -218,8 +218,12 @@ static void ask(int sock, int peer, uint8_t behaviour)
 	if (rc == 0) {
 		check_taken(&a, behaviour);
 	} else {
-		require((rc == -1 || rc == CL_HUNG_UP) && why[0] && memchr(why, 0, sizeof(why)),
+		require(why[0] && memchr(why, 0, sizeof(why)),
 			"a failure has a reason");
+		require(rc == -1 || (rc == CL_HUNG_UP &&
+				     (behaviour & HANG_UP ||
+				      strstr(why, "without an answer"))),
+			"only an end is one");
 		require(a.mount_ns == -1 && a.ipc_ns == -1,
 			"a failure leaves no namespace");
 	}
