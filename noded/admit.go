@@ -35,7 +35,6 @@ type admission struct {
 	user     account.Account
 	volumes  []*os.File // in the manifest's order; nil for one to be made
 	image    *os.File   // nil without one
-	inUse    bool       // the script may have begun: volumes that were made stay
 	question question
 	// claimed gets the outcome of recording the run, once its key is here.
 	claimed chan error
@@ -78,8 +77,10 @@ func (d *Daemon) takeBackQuestion(a *admission) error {
 	return d.replay.NotAsked(a.id())
 }
 
-func (a *admission) rights() userfile.User {
-	return userfile.User{UID: a.user.UID, GID: a.user.GID, Groups: a.user.Groups}
+func (a *admission) rights() userfile.User { return rightsOf(a.user) }
+
+func rightsOf(u account.Account) userfile.User {
+	return userfile.User{UID: u.UID, GID: u.GID, Groups: u.Groups}
 }
 
 // admit decides whether the job of a launch may run. It changes nothing.

@@ -213,14 +213,17 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 	}
 	wanted := make(chan error, 1)
 	go func() { wanted <- d.stillWanted(setup, l.slurmJob) }()
-	if err := errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted, wait(setup, &l.headers)); err != nil {
+	err = errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted, wait(setup, &l.headers))
+	if err == nil {
+		err = d.leaveFiles(l.record)
+	}
+	if err != nil {
 		d.failed(c, l, log, errors.Join(err, d.undo(l, steps)))
 		return
 	}
 	l.unlock()
 	d.noteRunning(l, started)
 	l.laps.end("keep")
-	a.inUse = true
 	if err := c.Admit(d.answer(a, l.view)); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
 		d.finish(c, l, steps, outcome{err: err}, log)

@@ -82,10 +82,10 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		},
 		{
 			Name: stepKeys,
-			Do:   func(ctx context.Context, _ session.Saver) error { return d.takeKeys(ctx, l, a) },
+			Do:   func(ctx context.Context, save session.Saver) error { return d.takeKeys(ctx, l, a, save) },
 			Undo: func(ctx context.Context) error {
 				l.wipe()
-				d.removeFiles(ctx, a)
+				d.removeFiles(ctx, l.record)
 				return nil
 			},
 		},

@@ -5,11 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"sync"
 	"syscall"
 
+	"cloister/noded/account"
 	"cloister/noded/audit"
 	"cloister/noded/helper"
+	"cloister/noded/session"
 	"cloister/noded/unlock"
 	"cloister/noded/userfile"
 	"cloister/sealed"
@@ -38,47 +42,77 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 
 // takeKeys gets the keys and makes the files of the results volumes meanwhile:
 // the one waits for the key server, the other for the file server.
-func (d *Daemon) takeKeys(ctx context.Context, l *live, a *admission) (err error) {
+func (d *Daemon) takeKeys(ctx context.Context, l *live, a *admission, save session.Saver) (err error) {
 	made := make(chan error, 1)
-	go func() { made <- d.makeFiles(ctx, a) }()
+	go func() { made <- d.makeFiles(ctx, l, a, save) }()
 	l.secrets, err = d.redeem(ctx, a)
 	return cmp.Or(err, <-made)
 }
 
 // makeFiles makes the files of the volumes that are made here, side by side.
-func (d *Daemon) makeFiles(ctx context.Context, a *admission) error {
-	failed := make([]error, len(a.manifest.Volumes))
-	var all sync.WaitGroup
+func (d *Daemon) makeFiles(ctx context.Context, l *live, a *admission, save session.Saver) error {
+	var new []int // the volumes
 	for i, v := range a.manifest.Volumes {
-		if !v.Create {
-			continue
+		if v.Create {
+			new = append(new, i)
+			l.record.Made = append(l.record.Made, userfile.Made{Path: userfile.Absolute(a.request.Cwd, v.Path), Size: v.Pinned.End()})
 		}
-		all.Go(func() {
-			f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, v.Pinned.End())
-			if err != nil {
-				failed[i] = refusal(fmt.Sprintf("making volume %s: %v", v.Path, err), nextFile(err))
-				return
-			}
-			a.volumes[i] = f
-		})
+	}
+	if len(new) == 0 {
+		return nil
+	}
+	if err := save(); err != nil {
+		return err
+	}
+	failed := make([]error, len(new))
+	var all sync.WaitGroup
+	for n, i := range new {
+		all.Go(func() { a.volumes[i], failed[n] = d.makeFile(ctx, a, &l.record.Made[n]) })
 	}
 	all.Wait()
-	return cmp.Or(failed...)
+	l.record.Made = slices.DeleteFunc(l.record.Made, func(m userfile.Made) bool { return m.Path == "" })
+	return cmp.Or(append(failed, save())...)
 }
 
-// removeFiles takes back what makeFiles made, unless the script may have begun:
-// nothing of the job's is in the files, which may lack their headers yet, and they
-// would be in the way of another try.
-func (d *Daemon) removeFiles(ctx context.Context, a *admission) {
-	if a == nil || a.inUse {
+// makeFile empties m if the name is another file's. After other errors the file
+// may be there, or come when its server answers again.
+func (d *Daemon) makeFile(ctx context.Context, a *admission, m *userfile.Made) (*os.File, error) {
+	f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, "", m.Path, m.Size)
+	if err != nil {
+		refused := refusal(fmt.Sprintf("making volume %s: %v", m.Path, err), nextFile(err))
+		if errors.Is(err, syscall.EEXIST) {
+			*m = userfile.Made{}
+		}
+		return nil, refused
+	}
+	return f, m.Note(f)
+}
+
+// leaveFiles leaves the files that makeFiles made to the script, which may begin.
+func (d *Daemon) leaveFiles(r *session.Record) error {
+	made := r.Made
+	r.Made = nil
+	err := d.journal.Save(r)
+	if err != nil {
+		r.Made = made
+	}
+	return err
+}
+
+// removeFiles takes back what makeFiles made and leaveFiles did not leave, by this
+// noded or a predecessor: nothing of the job's is in the files, which may lack their
+// headers yet, and they would be in the way of another try.
+func (d *Daemon) removeFiles(ctx context.Context, r *session.Record) {
+	if len(r.Made) == 0 {
 		return
 	}
-	for i, v := range a.manifest.Volumes {
-		if !v.Create || a.volumes[i] == nil {
-			continue
+	user, err := account.Lookup(r.UID)
+	for _, m := range r.Made {
+		if err == nil {
+			err = userfile.Remove(ctx, rightsOf(user), d.policy.Volumes.Roots, m)
 		}
-		if err := userfile.Remove(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, v.Path, a.volumes[i]); err != nil {
-			d.log.Warn("taking back a volume that was made", zap.Error(err))
+		if err != nil {
+			d.log.Warn("a volume that was made is not taken back", zap.String("file", m.Path), zap.Error(err))
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"cloister/noded/cgroup"
 	"cloister/noded/stepproof"
+	"cloister/noded/userfile"
 	"cloister/sealed"
 
 	"github.com/google/renameio/v2"
@@ -39,6 +40,9 @@ type Record struct {
 	Started time.Time  `json:"started"`
 	// Begun lists the steps that were begun and not yet undone, in order.
 	Begun []string `json:"begun"`
+	// Made are the files that the session makes for its results, until the script
+	// may have begun: from then on they are the user's.
+	Made []userfile.Made `json:"made,omitempty"`
 	// Doors is what lockdown found before it closed them, in its own form.
 	Doors json.RawMessage `json:"doors,omitempty"`
 	// Steps are the numbers of the job steps that were let in.

@@ -115,30 +115,36 @@ func size(f *os.File, r request) error {
 	return unix.Ftruncate(int(f.Fd()), r.Size)
 }
 
-func handleRemove(body []byte, files []*os.File) (any, []*os.File, error) {
+func handleRemove(body []byte, _ []*os.File) (any, []*os.File, error) {
 	r, roots, err := parse(body)
 	if err != nil {
 		return nil, nil, err
-	}
-	if len(files) != 1 {
-		return nil, nil, errors.New("one file was expected")
 	}
 	dir, name, err := parent(r.Path, roots)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer dir.Close()
-	var named, made unix.Stat_t
-	if err := unix.Fstatat(int(dir.Fd()), name, &named, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	var st unix.Stat_t
+	err = unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, nil, nil
+	case err != nil:
 		return nil, nil, err
-	}
-	if err := unix.Fstat(int(files[0].Fd()), &made); err != nil {
-		return nil, nil, err
-	}
-	if named.Dev != made.Dev || named.Ino != made.Ino {
-		return nil, nil, errors.New("the name now stands for another file, which is left alone")
+	case !r.Made.is(st, r.UID):
+		return nil, nil, errors.New("the name stands for another file, which is left alone")
 	}
 	return nil, nil, unix.Unlinkat(int(dir.Fd()), name, 0)
+}
+
+// is says whether a file is the one that was made. Of one whose maker died before
+// it could say, that it has no data must do: nobody loses anything with it.
+func (m Made) is(st unix.Stat_t, uid uint32) bool {
+	if m.Ino == 0 {
+		return st.Mode&unix.S_IFMT == unix.S_IFREG && st.Uid == uid && st.Size == m.Size && st.Blocks == 0
+	}
+	return st.Dev == m.Dev && st.Ino == m.Ino
 }
 
 // parse also resolves the roots, so that a root which is itself a link (/home

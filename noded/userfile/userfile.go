@@ -60,6 +60,7 @@ type request struct {
 	UID   uint32   `json:"uid"`
 	Size  int64    `json:"size"` // bytes, create only
 	More  []File   `json:"more"` // open only: besides Path, absolute
+	Made  Made     `json:"made"` // remove only
 }
 
 // A File is one to open.
@@ -186,17 +187,49 @@ func Create(ctx context.Context, u User, roots []string, dir, path string, size 
 	return f, nil
 }
 
-// Remove unlinks what Create made, if the name still stands for f. It is the
-// undo of a creation that led to nothing.
-func Remove(ctx context.Context, u User, roots []string, dir, path string, f *os.File) error {
-	r, err := newRequest(u, roots, dir, path)
+// A Made says which file a creation makes, so that also a process that did not
+// make it can take it back.
+type Made struct {
+	Path string `json:"path"` // absolute
+	Size int64  `json:"size"` // bytes
+	// Dev and Ino are of inode(7); 0 until the file was made.
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+// Note puts into m which file was made.
+func (m *Made) Note(f *os.File) error {
+	st, err := regular(f)
 	if err != nil {
-		return fmt.Errorf("removing %q: %w", path, err)
+		return fmt.Errorf("looking at %s, which was made: %w", m.Path, err)
 	}
-	if _, err := verbRemove.Run(ctx, &u, r, []*os.File{f}, nil); err != nil {
+	m.Dev, m.Ino = st.Dev, st.Ino
+	return nil
+}
+
+// Remove unlinks what Create made, or began to make: the file that was noted, or
+// one of that size without a byte in it. It is the undo of a creation that led to
+// nothing, and content if the name stands for no file. One that stands for
+// another file is an error.
+func Remove(ctx context.Context, u User, roots []string, m Made) error {
+	r, err := newRequest(u, roots, "", m.Path)
+	if err != nil {
+		return fmt.Errorf("removing %q: %w", m.Path, err)
+	}
+	r.Made = m
+	if _, err := verbRemove.Run(ctx, &u, r, nil, nil); err != nil {
 		return fmt.Errorf("removing %s as uid %d: %w", r.Path, u.UID, err)
 	}
 	return nil
+}
+
+// Absolute is where a path leads that may start at dir. It is not
+// filepath.Join: "link/../x" means what the kernel makes of it.
+func Absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return dir + "/" + path
 }
 
 func newRequest(u User, roots []string, dir, path string) (request, error) {
@@ -206,13 +239,9 @@ func newRequest(u User, roots []string, dir, path string) (request, error) {
 	if strings.HasSuffix(path, "/") {
 		return request{}, fmt.Errorf("the path names a directory")
 	}
-	full := path
-	if !filepath.IsAbs(path) {
-		if !filepath.IsAbs(dir) {
-			return request{}, fmt.Errorf("directory %q is not absolute", dir)
-		}
-		// Not filepath.Join: "link/../x" means what the kernel makes of it.
-		full = dir + "/" + path
+	full := Absolute(dir, path)
+	if !filepath.IsAbs(full) {
+		return request{}, fmt.Errorf("directory %q is not absolute", dir)
 	}
 	if len(full) >= MaxPath {
 		return request{}, fmt.Errorf("path of %d bytes is too long", len(full))

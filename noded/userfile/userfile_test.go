@@ -296,17 +296,53 @@ func TestCreateMakesASparsePrivateFileOfTheUsersAndNeverReplacesOne(t *testing.T
 func TestRemoveTakesOnlyTheFileThatWasCreated(t *testing.T) {
 	tr := newTree(t)
 	roots := []string{tr.root}
-	f, err := Create(t.Context(), alice, roots, tr.alice, "v", 4096)
+	made := Made{Path: tr.alice + "/v", Size: 4096}
+	unnoted := made
+	f, err := Create(t.Context(), alice, roots, "", made.Path, made.Size)
 	check(t, err)
 	defer f.Close()
+	check(t, made.Note(f))
 	check(t, os.Rename(tr.alice+"/v", tr.alice+"/moved"))
 	write(t, tr.alice+"/v", "another", 0o600, alice.UID)
-	if err := Remove(t.Context(), alice, roots, tr.alice, "v", f); err == nil {
-		t.Error("another file was removed")
+	check(t, os.Truncate(tr.alice+"/v", made.Size))
+	for name, m := range map[string]Made{"noted": made, "not noted": unnoted} {
+		if err := Remove(t.Context(), alice, roots, m); err == nil {
+			t.Errorf("%s: another file was removed", name)
+		}
 	}
 	check(t, os.Rename(tr.alice+"/moved", tr.alice+"/v"))
-	check(t, Remove(t.Context(), alice, roots, tr.alice, "v", f))
+	if _, err := f.Write([]byte("header")); err != nil {
+		t.Error(err)
+	}
+	check(t, Remove(t.Context(), alice, roots, made))
 	if _, err := os.Lstat(tr.alice + "/v"); !os.IsNotExist(err) {
+		t.Errorf("still there: %v", err)
+	}
+	check(t, Remove(t.Context(), alice, roots, made)) // an undo is safe twice
+}
+
+func TestAFileWhoseMakerDiedIsRemovedOnlyWithoutContent(t *testing.T) {
+	tr := newTree(t)
+	roots := []string{tr.root}
+	made := Made{Path: tr.alice + "/v", Size: 1 << 20}
+	check(t, Remove(t.Context(), alice, roots, made))
+	for _, c := range []struct {
+		size  int64
+		owner uint32
+		data  string
+	}{{1 << 20, alice.UID, "x"}, {1<<20 - 1, alice.UID, ""}, {1 << 20, alice.UID + 1, ""}} {
+		write(t, made.Path, c.data, 0o600, c.owner)
+		check(t, os.Truncate(made.Path, c.size))
+		if err := Remove(t.Context(), alice, roots, made); err == nil {
+			t.Errorf("%+v: another file was removed", c)
+		}
+		check(t, os.RemoveAll(made.Path))
+	}
+	f, err := Create(t.Context(), alice, roots, "", made.Path, made.Size)
+	check(t, err)
+	f.Close()
+	check(t, Remove(t.Context(), alice, roots, made))
+	if _, err := os.Lstat(made.Path); !os.IsNotExist(err) {
 		t.Errorf("still there: %v", err)
 	}
 }

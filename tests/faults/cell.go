@@ -11,6 +11,7 @@ import (
 	"cloister/tests/canary"
 	"cloister/tests/canary/search"
 	"cloister/tests/cluster"
+	"cloister/tests/deploy"
 	"cloister/tests/faults/call"
 )
 
@@ -250,10 +251,22 @@ func (b *Bench) check(ctx context.Context, j job, o *Outcome) error {
 		_, hits, _ := strings.Cut(strings.TrimLeft(table.String(), "\n"), "\n\n")
 		o.bad("%v (%s)", err, strings.ReplaceAll(strings.TrimSpace(hits), "\n", ", "))
 	}
-	if o.Job == "COMPLETED" {
+	there, err := b.site.Run(ctx, cluster.Head, "test -e "+deploy.Home(who)+"/"+j.name+".luks")
+	switch {
+	case err != nil:
+		return err
+	case o.Job == "COMPLETED":
 		read, err := b.site.Results(ctx, who, j.name+".luks", "out.txt")
 		if err != nil || read != b.word+"\n" {
 			o.bad("the job's result is %q (%v)", read, err)
+		}
+	case there.Exit == 0:
+		// A volume, though perhaps one that nobody closed.
+		if err := b.site.Download(ctx, who, j.name+".luks"); err != nil {
+			return err
+		}
+		if _, err := b.site.Laptop(ctx, who, "volume", "info", j.name+".luks"); err != nil {
+			o.bad("what the job left of its results: %v", err)
 		}
 	}
 	return ctx.Err()
