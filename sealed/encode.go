@@ -12,9 +12,9 @@ import (
 )
 
 // Encode encrypts payload (see Payload) to the recipients, signs the whole and
-// returns the sealed job. The signer's key must be of a type and size that
+// returns the sealed job. The notice is that of the payload's manifest. The signer's key must be of a type and size that
 // package signers accepts, else no node would take the job.
-func Encode(sbatch []string, payload []byte, recipients []age.Recipient, signer ssh.Signer) ([]byte, error) {
+func Encode(sbatch []string, notice Notice, payload []byte, recipients []age.Recipient, signer ssh.Signer) ([]byte, error) {
 	if err := CheckSBATCH(sbatch); err != nil {
 		return nil, err
 	}
@@ -37,9 +37,9 @@ func Encode(sbatch []string, payload []byte, recipients []age.Recipient, signer 
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("encrypting the job: %w", err)
 	}
-	e := &Envelope{sbatch: sbatch, ciphertext: ciphertext.Bytes()}
+	e := &Envelope{sbatch: sbatch, notice: notice, ciphertext: ciphertext.Bytes()}
 	var signed bytes.Buffer
-	if err := writeSigned(&signed, e.sbatch, e.ciphertext); err != nil {
+	if err := e.writeSigned(&signed); err != nil {
 		return nil, err
 	}
 	if e.signature, err = sshsig.Sign(bytes.NewReader(signed.Bytes()), signer, sshsig.HashSHA512, Namespace); err != nil {

@@ -40,6 +40,7 @@ const HintExitStatus = 78
 // verified before Verify returns.
 type Envelope struct {
 	sbatch     []string
+	notice     Notice
 	ciphertext []byte // binary age file
 	signature  *sshsig.Signature
 	signed     []byte // every byte before the signature's BEGIN line
@@ -47,6 +48,9 @@ type Envelope struct {
 
 // SBATCH returns the #SBATCH lines, without line ends.
 func (e *Envelope) SBATCH() []string { return slices.Clone(e.sbatch) }
+
+// Notice returns what the file says in clear.
+func (e *Envelope) Notice() Notice { return e.notice }
 
 // Signed returns what the signature covers: every byte of the file before the
 // signature's BEGIN line.
@@ -83,11 +87,16 @@ func parse(file []byte) (*Envelope, error) {
 	if !ok {
 		return nil, errors.New("it does not start with #!/bin/sh")
 	}
-	head, rest, ok := bytes.Cut(rest, []byte(hint+document))
-	if !ok {
+	head, rest, ok := bytes.Cut(rest, []byte(hint))
+	notice, rest, follows := bytes.Cut(rest, []byte("\n"+document))
+	if !ok || !follows {
 		return nil, errors.New("the lines before the encrypted part are not those of a sealed job")
 	}
 	e := &Envelope{}
+	var err error
+	if e.notice, err = parseNotice(string(notice)); err != nil {
+		return nil, err
+	}
 	for line := range strings.Lines(string(head)) {
 		e.sbatch = append(e.sbatch, strings.TrimSuffix(line, "\n"))
 	}
@@ -105,7 +114,6 @@ func parse(file []byte) (*Envelope, error) {
 	if !ok {
 		return nil, errors.New("its last line is not the terminator")
 	}
-	var err error
 	if e.signature, err = sshsig.Unarmor(armoredSig); err != nil {
 		return nil, fmt.Errorf("reading its signature: %w", err)
 	}
@@ -130,7 +138,7 @@ func parse(file []byte) (*Envelope, error) {
 // encode writes the whole file from its parts.
 func (e *Envelope) encode() ([]byte, error) {
 	var b bytes.Buffer
-	if err := writeSigned(&b, e.sbatch, e.ciphertext); err != nil {
+	if err := e.writeSigned(&b); err != nil {
 		return nil, err
 	}
 	b.Write(sshsig.Armor(e.signature))
@@ -139,14 +147,14 @@ func (e *Envelope) encode() ([]byte, error) {
 }
 
 // writeSigned writes every byte that the signature covers.
-func writeSigned(b *bytes.Buffer, sbatch []string, ciphertext []byte) error {
+func (e *Envelope) writeSigned(b *bytes.Buffer) error {
 	b.WriteString(shebang)
-	for _, l := range sbatch {
+	for _, l := range e.sbatch {
 		b.WriteString(l + "\n")
 	}
-	b.WriteString(hint + document)
+	b.WriteString(hint + e.notice.line() + "\n" + document)
 	w := armor.NewWriter(b)
-	if _, err := w.Write(ciphertext); err != nil {
+	if _, err := w.Write(e.ciphertext); err != nil {
 		return fmt.Errorf("armoring the encrypted part: %w", err)
 	}
 	if err := w.Close(); err != nil {

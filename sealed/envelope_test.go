@@ -119,6 +119,9 @@ func TestASecondEncodingIsRefused(t *testing.T) {
 		"het job, colon":                 replaceOnce(t, file, "#SBATCH --secure\n", "#SBATCH --secure : -N2\n"),
 		"another shell":                  replaceOnce(t, file, "#!/bin/sh\n", "#!/bin/bash\n"),
 		"exit taken out":                 replaceOnce(t, file, "exit 78\n", ""),
+		"expiry taken out":               replaceOnce(t, file, testManifest(t).Notice().line()+"\n", ""),
+		"another number of arguments":    replaceOnce(t, file, "; arguments ", "; arguments 0"),
+		"a command beside the notice":    replaceOnce(t, file, ": 'expires", "id; : 'expires"),
 		"no signature":                   file[:strings.Index(file, sigHeader)] + terminator + "\n",
 		"here-document not quoted":       replaceOnce(t, file, "'"+terminator+"'", terminator),
 		"nothing encrypted":              file[:strings.Index(file, "-----BEGIN AGE")] + file[strings.Index(file, sigHeader):],
@@ -222,16 +225,16 @@ func TestASignatureForAnotherPurposeIsRefused(t *testing.T) {
 
 func TestEncodeRefusesWhatItCannotServe(t *testing.T) {
 	s, id := newSigner(t), newIdentity(t)
-	to := []age.Recipient{id.Recipient()}
+	to, said := []age.Recipient{id.Recipient()}, testManifest(t).Notice()
 	for name, f := range map[string]func() ([]byte, error){
-		"het job":       func() ([]byte, error) { return Encode([]string{"#SBATCH hetjob"}, nil, to, s) },
-		"line end":      func() ([]byte, error) { return Encode([]string{"#SBATCH -n1\n#SBATCH -n2"}, nil, to, s) },
-		"no recipient":  func() ([]byte, error) { return Encode(nil, nil, nil, s) },
-		"large payload": func() ([]byte, error) { return Encode(nil, make([]byte, MaxPayload+1), to, s) },
+		"het job":       func() ([]byte, error) { return Encode([]string{"#SBATCH hetjob"}, said, nil, to, s) },
+		"line end":      func() ([]byte, error) { return Encode([]string{"#SBATCH -n1\n#SBATCH -n2"}, said, nil, to, s) },
+		"no recipient":  func() ([]byte, error) { return Encode(nil, said, nil, nil, s) },
+		"large payload": func() ([]byte, error) { return Encode(nil, said, make([]byte, MaxPayload+1), to, s) },
 		"many lines": func() ([]byte, error) {
-			return Encode(slices.Repeat([]string{"#SBATCH -n1"}, MaxSBATCHLines+1), nil, to, s)
+			return Encode(slices.Repeat([]string{"#SBATCH -n1"}, MaxSBATCHLines+1), said, nil, to, s)
 		},
-		"another format's marker": func() ([]byte, error) { return Encode([]string{"#SBATCH # " + marker + "9"}, nil, to, s) },
+		"another format's marker": func() ([]byte, error) { return Encode([]string{"#SBATCH # " + marker + "9"}, said, nil, to, s) },
 	} {
 		if _, err := f(); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -24,7 +24,7 @@ func FuzzParse(f *testing.F) {
 		_, file, _ := bytes.Cut(v, []byte("\n\n"))
 		f.Add(file)
 	}
-	f.Add([]byte(shebang + hint + document + sigHeader + terminator + "\n"))
+	f.Add([]byte(shebang + hint + (&Manifest{}).Notice().line() + "\n" + document + sigHeader + terminator + "\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := Parse(b)
 		if err != nil {

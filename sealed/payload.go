@@ -40,6 +40,9 @@ func (e *Envelope) Decrypt(identities ...age.Identity) (*Manifest, []byte, error
 	if err != nil {
 		return nil, nil, refuse(ErrManifest, nextSealAgain, "the manifest of this job is not valid: %v", err)
 	}
+	if !m.Notice().is(e.notice) {
+		return nil, nil, refuse(ErrManifest, nextSealAgain, "this job says in clear another expiry or other arguments than it was sealed with")
+	}
 	return m, script, nil
 }
 

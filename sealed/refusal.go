@@ -8,19 +8,20 @@ import (
 // Why a sealed job is refused. Test with errors.Is; every one of them comes
 // inside a *Refusal.
 var (
-	ErrNotSealed     = errors.New("not a sealed job")
-	ErrAltered       = errors.New("sealed job altered")
-	ErrUnknownSigner = errors.New("unknown signer")
-	ErrExpiredSigner = errors.New("signer's key not valid at this time")
-	ErrOtherUser     = errors.New("sealed by or for somebody else")
-	ErrExpired       = errors.New("sealed job expired")
-	ErrClock         = errors.New("sealed job from the future")
-	ErrOtherCluster  = errors.New("sealed for another cluster")
-	ErrOtherClass    = errors.New("sealed for another class of node")
-	ErrOtherNode     = errors.New("not encrypted to this node")
-	ErrOtherRun      = errors.New("not a run that the job was sealed for")
-	ErrManifest      = errors.New("manifest not valid")
-	ErrSecrets       = errors.New("secrets do not open")
+	ErrNotSealed      = errors.New("not a sealed job")
+	ErrAltered        = errors.New("sealed job altered")
+	ErrUnknownSigner  = errors.New("unknown signer")
+	ErrExpiredSigner  = errors.New("signer's key not valid at this time")
+	ErrOtherUser      = errors.New("sealed by or for somebody else")
+	ErrExpired        = errors.New("sealed job expired")
+	ErrClock          = errors.New("sealed job from the future")
+	ErrOtherCluster   = errors.New("sealed for another cluster")
+	ErrOtherClass     = errors.New("sealed for another class of node")
+	ErrOtherNode      = errors.New("not encrypted to this node")
+	ErrOtherArguments = errors.New("other arguments than it was sealed with")
+	ErrOtherRun       = errors.New("not a run that the job was sealed for")
+	ErrManifest       = errors.New("manifest not valid")
+	ErrSecrets        = errors.New("secrets do not open")
 )
 
 // A Refusal says to a user, in one line each, why a sealed job is refused and

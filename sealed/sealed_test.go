@@ -76,7 +76,7 @@ func sealAs(t testing.TB, s ssh.Signer, fingerprint string, to age.Recipient) []
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := Encode(sbatchLines, payload, []age.Recipient{to}, s)
+	file, err := Encode(sbatchLines, m.Notice(), payload, []age.Recipient{to}, s)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ const vectorDir = "testdata/vectors"
 var outcomes = map[string]error{
 	"success": nil, "not sealed": ErrNotSealed, "altered": ErrAltered, "unknown signer": ErrUnknownSigner,
 	"expired signer": ErrExpiredSigner, "other node": ErrOtherNode, "manifest": ErrManifest, "other user": ErrOtherUser,
-	"expired": ErrExpired, "clock": ErrClock, "other cluster": ErrOtherCluster, "other class": ErrOtherClass, "other run": ErrOtherRun, "secrets": ErrSecrets,
+	"expired": ErrExpired, "other arguments": ErrOtherArguments, "clock": ErrClock, "other cluster": ErrOtherCluster, "other class": ErrOtherClass, "other run": ErrOtherRun, "secrets": ErrSecrets,
 }
 
 // A vector is header fields, an empty line and a sealed job, given to a node
@@ -41,6 +41,7 @@ type vector struct {
 	expect  string // a key of outcomes
 	comment string
 	user    string    // who submits it
+	given   []string  // with these arguments
 	time    time.Time // the node's clock
 	jobKey  []byte    // what the KMS answers
 	which   Run       // that Slurm launches
@@ -100,6 +101,9 @@ func (v *vector) run(list *signers.List, ids []age.Identity) error {
 	if err := m.CheckTime(v.time); err != nil {
 		return err
 	}
+	if err := m.CheckArguments(v.given); err != nil {
+		return err
+	}
 	if err := m.CheckRun(v.which); err != nil {
 		return err
 	}
@@ -157,6 +161,8 @@ func parseVector(t *testing.T, b []byte) *vector {
 			v.comment = value
 		case "user":
 			v.user = value
+		case "argument":
+			v.given = append(v.given, value)
 		case "time":
 			v.time, err = time.Parse(time.RFC3339, value)
 		case "job-key":
@@ -207,14 +213,14 @@ func writeVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := Encode(sbatchLines, payload, []age.Recipient{to}, s)
+		file, err := Encode(sbatchLines, m.Notice(), payload, []age.Recipient{to}, s)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return file
 	}
 	raw := func(payload string) []byte {
-		file, err := Encode(nil, []byte(payload), []age.Recipient{id.Recipient()}, alice)
+		file, err := Encode(nil, testManifest(t).Notice(), []byte(payload), []age.Recipient{id.Recipient()}, alice)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,6 +246,21 @@ func writeVectors(t *testing.T) {
 		}
 		return file
 	}
+	// alice's client would not make such a file; anybody's own program may.
+	otherNotice := func(alter func(*Manifest)) []byte {
+		m := testManifest(t)
+		m.Signer = ssh.FingerprintSHA256(alice.PublicKey())
+		payload, err := Payload(m, []byte(script))
+		if err != nil {
+			t.Fatal(err)
+		}
+		alter(m)
+		file, err := Encode(sbatchLines, m.Notice(), payload, []age.Recipient{id.Recipient()}, alice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
 	several := &Runs{Tasks: []uint32{1, 3}, Attempts: 2}
 	array := seal(alice, id.Recipient(), func(m *Manifest) { runSeveralTimes(m, several) })
 	oneForAll, err := withRuns(t, several).marshal()
@@ -253,7 +274,7 @@ func writeVectors(t *testing.T) {
 		"file_missing":       {expect: "secrets", comment: "two secret files, and one name", file: seal(alice, id.Recipient(), func(m *Manifest) { m.Files = m.Files[:1] })},
 		"image_in_results":   {expect: "manifest", comment: "an image in a volume that the job writes", file: raw(strings.Replace(string(manifest), imageOf(t), `"image":{"path":"/results/analysis.sif","sha256":"","size":0,"mount":""}`, 1) + "\n" + script)},
 		"file_climbs":        {expect: "manifest", comment: "a secret file whose name leads elsewhere", file: raw(strings.Replace(string(manifest), `["pem",`, `["../step-key",`, 1) + "\n" + script)},
-		"smallest":           {expect: "success", comment: "no #SBATCH line, no volume, no image", file: smallest(t, alice, id.Recipient())},
+		"smallest":           {expect: "success", comment: "no #SBATCH line, no volume, no image, no argument", given: []string{}, file: smallest(t, alice, id.Recipient())},
 		"ordinary":           {expect: "not sealed", comment: "an ordinary script", file: []byte(script)},
 		"next_format":        {expect: "not sealed", comment: "a later version of the format", file: []byte(strings.ReplaceAll(string(good), terminator, marker+"2"))},
 		"crlf":               {expect: "altered", comment: "CRLF line ends", file: []byte(strings.ReplaceAll(string(good), "\n", "\r\n"))},
@@ -270,6 +291,10 @@ func writeVectors(t *testing.T) {
 		"other_user":         {expect: "other user", comment: "alice's file submitted by mallory", user: "mallory", file: good},
 		"other_node":         {expect: "other node", comment: "encrypted to another identity", file: seal(alice, newIdentity(t).Recipient(), nil)},
 		"expired":            {expect: "expired", comment: "eight days after it was made", time: week, file: good},
+		"other_arguments":    {expect: "other arguments", comment: "submitted with another argument", given: []string{"--fold", "6"}, file: good},
+		"notice_edited":      {expect: "altered", comment: "a later expiry in clear than was signed", file: edit("'expires 2026", "'expires 2027")},
+		"notice_expiry":      {expect: "manifest", comment: "signed with another expiry in clear than in the manifest", file: otherNotice(func(m *Manifest) { m.Expires = m.Expires.Add(time.Hour) })},
+		"notice_arguments":   {expect: "manifest", comment: "signed with other arguments in clear than in the manifest", given: []string{"--fold", "6"}, file: otherNotice(func(m *Manifest) { m.Arguments = []string{"--fold", "6"} })},
 		"other_cluster":      {expect: "other cluster", comment: "for another cluster", file: seal(alice, id.Recipient(), func(m *Manifest) { m.Cluster = "elsewhere" })},
 		"other_class":        {expect: "other class", comment: "for on-demand nodes", file: seal(alice, id.Recipient(), func(m *Manifest) { m.Class = ClassOnDemand })},
 		"wrong_job_key":      {expect: "secrets", comment: "the KMS answers with another key", jobKey: bytes.Repeat([]byte{8}, JobKeySize), file: good},
@@ -284,6 +309,9 @@ func writeVectors(t *testing.T) {
 		"array_one_volume":   {expect: "manifest", comment: "an array whose tasks would make one file", file: raw(replaceOnce(t, string(oneForAll), "results-%a-%r.luks", "results-%r.luks") + "\n" + script)},
 		"mount_etc":          {expect: "manifest", comment: "a volume mounted on /etc", file: raw(strings.Replace(string(manifest), `"mount":"/data"`, `"mount":"/etc"`, 1) + "\n" + script)},
 	} {
+		if v.given == nil {
+			v.given = testManifest(t).Arguments
+		}
 		if v.user == "" {
 			v.user = "alice"
 		}
@@ -294,6 +322,9 @@ func writeVectors(t *testing.T) {
 			v.jobKey = bytes.Repeat([]byte{7}, JobKeySize)
 		}
 		head := fmt.Sprintf("expect: %s\ncomment: %s\nuser: %s\ntime: %s\njob-key: %x\n", v.expect, v.comment, v.user, v.time.Format(time.RFC3339), v.jobKey)
+		for _, a := range v.given {
+			head += "argument: " + a + "\n"
+		}
 		if v.which != (Run{}) {
 			head += fmt.Sprintf("task: %d\nattempt: %d\n", v.which.Task, v.which.Attempt)
 		}
@@ -334,7 +365,7 @@ func smallest(t *testing.T, s ssh.Signer, to age.Recipient) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := Encode(nil, payload, []age.Recipient{to}, s)
+	file, err := Encode(nil, m.Notice(), payload, []age.Recipient{to}, s)
 	if err != nil {
 		t.Fatal(err)
 	}

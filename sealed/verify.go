@@ -94,8 +94,8 @@ const clockSkew = time.Hour
 // CheckTime refuses a job that expired by now or that was made more than an
 // hour after it: *Refusal of kind ErrExpired or ErrClock.
 func (m *Manifest) CheckTime(now time.Time) error {
-	if !now.Before(m.Expires) && !mutant.Removed(mutant.Expiry) {
-		return refuse(ErrExpired, nextSealAgain+" (--expires sets for how long)", "this sealed job expired on %s", m.Expires.Format(time.RFC1123))
+	if err := checkExpiry(m.Expires, now); err != nil {
+		return err
 	}
 	if now.Add(clockSkew).Before(m.Created) {
 		return refuse(ErrClock, "set the clock of the machine that sealed it, and seal again", "this job was sealed on %s, which is in the future here", m.Created.Format(time.RFC1123))

@@ -183,7 +183,7 @@ func TestAPayloadThatIsNoJobIsRefused(t *testing.T) {
 		"not a manifest":     "{}\n" + script,
 		"a list of manifest": "[" + string(m) + "]\n" + script,
 	} {
-		file, err := Encode(nil, []byte(payload), []age.Recipient{id.Recipient()}, s)
+		file, err := Encode(nil, testManifest(t).Notice(), []byte(payload), []age.Recipient{id.Recipient()}, s)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,9 +4,9 @@
 // out, and no node relies on it.
 //
 // It says what the node would say, in the same words, as far as a login node
-// can know. It cannot decrypt: the expiry, the arguments, the user whom the
-// job was sealed for, the cluster and what the job asks for are the node's to
-// check.
+// can know: the shape, the signature, the expiry, the arguments. It cannot
+// decrypt: the user whom the job was sealed for, the cluster and what the job
+// asks for are the node's to check.
 //
 // Package spank/library is the shared object that the plugin loads.
 package spank
@@ -65,18 +65,26 @@ func Check(s Submission) error {
 	if err != nil {
 		return err
 	}
-	list, err := readSigners(s.Signer)
-	if list == nil {
-		if bad := e.CheckSignature(); bad != nil {
-			return bad
+	if err := e.CheckSignature(); err != nil {
+		return err
+	}
+	list, unread := readSigners(s.Signer)
+	if list != nil {
+		signer, err := e.Verify(list, s.Now)
+		if err != nil {
+			return err
 		}
+		if err := signer.CheckUser(s.User); err != nil {
+			return err
+		}
+	}
+	if err := e.Notice().CheckTime(s.Now); err != nil {
 		return err
 	}
-	signer, err := e.Verify(list, s.Now)
-	if err != nil {
+	if err := e.Notice().CheckArguments(s.Arguments[s.First+1:]); err != nil {
 		return err
 	}
-	return signer.CheckUser(s.User)
+	return unread
 }
 
 // script reads the file that sbatch reads, if it can be told which.

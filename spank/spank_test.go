@@ -13,9 +13,10 @@ import (
 
 const vectors = "../sealed/testdata/vectors"
 
-// vector is a test vector of docs/format.md.
-func vector(t *testing.T, path string) (header map[string]string, file string) {
+// vector is a test vector of docs/format.md, and how it is submitted.
+func vector(t *testing.T, name string) (header map[string]string, file string, arguments []string, now time.Time) {
 	t.Helper()
+	path := filepath.Join(vectors, name)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -27,9 +28,15 @@ func vector(t *testing.T, path string) (header map[string]string, file string) {
 	header = map[string]string{}
 	for l := range strings.SplitSeq(head, "\n") {
 		name, value, _ := strings.Cut(l, ": ")
+		if name == "argument" {
+			arguments = append(arguments, value)
+		}
 		header[name] = value
 	}
-	return header, file
+	if now, err = time.Parse(time.RFC3339, header["time"]); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return header, file, arguments, now
 }
 
 func write(t *testing.T, name, content string) string {
@@ -47,6 +54,7 @@ func TestEveryVectorIsJudgedAsByTheNodeOrLeftToIt(t *testing.T) {
 	seen := map[string]error{
 		"not sealed": sealed.ErrNotSealed, "altered": sealed.ErrAltered,
 		"unknown signer": sealed.ErrUnknownSigner, "expired signer": sealed.ErrExpiredSigner,
+		"expired": sealed.ErrExpired, "other arguments": sealed.ErrOtherArguments,
 	}
 	files, err := filepath.Glob(filepath.Join(vectors, "*.vector"))
 	if err != nil || len(files) == 0 {
@@ -54,13 +62,9 @@ func TestEveryVectorIsJudgedAsByTheNodeOrLeftToIt(t *testing.T) {
 	}
 	refused := 0
 	for _, path := range files {
-		header, file := vector(t, path)
-		at, err := time.Parse(time.RFC3339, header["time"])
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
+		header, file, arguments, at := vector(t, filepath.Base(path))
 		script := write(t, "job.sealed", file)
-		err = Check(Submission{Program: "sbatch", Arguments: []string{"sbatch", "--secure", script}, First: 2,
+		err = Check(Submission{Program: "sbatch", Arguments: append([]string{"sbatch", "--secure", script}, arguments...), First: 2,
 			User: header["user"], Signer: filepath.Join(vectors, "allowed_signers"), Now: at})
 		want := seen[header["expect"]]
 		// That a key signs for another user is seen without the manifest.
@@ -80,7 +84,7 @@ func TestEveryVectorIsJudgedAsByTheNodeOrLeftToIt(t *testing.T) {
 }
 
 func TestTheScriptIsTheOneThatSbatchTakes(t *testing.T) {
-	_, good := vector(t, filepath.Join(vectors, "sealed.vector"))
+	_, good, _, at := vector(t, "smallest.vector")
 	job, plain := write(t, "job.sealed", good), write(t, "plain.sh", "#!/bin/sh\ntrue\n")
 	t.Chdir(filepath.Dir(job))
 	fifo := filepath.Dir(job)
@@ -91,7 +95,7 @@ func TestTheScriptIsTheOneThatSbatchTakes(t *testing.T) {
 		see   bool   // an UnseenError
 	}{
 		"the script":            {[]string{"--secure", job}, 2, "", false},
-		"with arguments":        {[]string{"--secure", job, plain, "--wrap=x"}, 2, "", false},
+		"with arguments":        {[]string{"--secure", job, plain, "--wrap=x"}, 2, "2 arguments that are not the 0", false},
 		"behind a value":        {[]string{"--secure", "-o", plain, job}, 4, "", false},
 		"relative":              {[]string{"--secure", "job.sealed"}, 2, "", false},
 		"an ordinary script":    {[]string{"--secure", plain}, 2, "ordinary script", false},
@@ -105,11 +109,11 @@ func TestTheScriptIsTheOneThatSbatchTakes(t *testing.T) {
 		"not a file":            {[]string{"--secure", fifo}, 2, "no file here", true},
 		"heterogeneous":         {[]string{"--secure", ":", "-n1", job}, 2, "heterogeneous", false},
 		"its second component":  {[]string{"-n1", ":", "--secure", job}, 3, "heterogeneous", false},
-		"a colon for the job":   {[]string{"--secure", job, ":"}, 2, "", false},
+		"a colon for the job":   {[]string{"--secure", job, ":"}, 2, "1 arguments", false},
 		"no index":              {[]string{"--secure", job}, 0, "does not tell", true},
 		"an index beyond":       {[]string{"--secure", job}, 9, "does not tell", true},
 	} {
-		err := Check(Submission{Program: "sbatch", Arguments: append([]string{"sbatch"}, c.args...), First: c.first, Signer: filepath.Join(vectors, "none")})
+		err := Check(Submission{Program: "sbatch", Arguments: append([]string{"sbatch"}, c.args...), First: c.first, Signer: filepath.Join(vectors, "none"), Now: at})
 		u := (*UnseenError)(nil)
 		switch {
 		case c.want == "" && err == nil:
@@ -120,12 +124,12 @@ func TestTheScriptIsTheOneThatSbatchTakes(t *testing.T) {
 }
 
 func TestWithoutAListTheSignatureIsCheckedAllTheSame(t *testing.T) {
-	header, file := vector(t, filepath.Join(vectors, "unknown_signer.vector"))
+	header, file, arguments, at := vector(t, "unknown_signer.vector")
 	if header["expect"] != "unknown signer" {
 		t.Fatal("the vector is another")
 	}
 	check := func(file, list string) error {
-		return Check(Submission{Program: "sbatch", Arguments: []string{"sbatch", write(t, "job", file)}, First: 1, User: "alice", Signer: list, Now: time.Now()})
+		return Check(Submission{Program: "sbatch", Arguments: append([]string{"sbatch", write(t, "job", file)}, arguments...), First: 1, User: "alice", Signer: list, Now: at})
 	}
 	if err := check(file, "missing"); err != nil {
 		t.Errorf("who may sign is not known here, yet: %v", err)
@@ -136,6 +140,10 @@ func TestWithoutAListTheSignatureIsCheckedAllTheSame(t *testing.T) {
 	}
 	if err := check(bad, "missing"); !errors.Is(err, sealed.ErrAltered) {
 		t.Errorf("altered: %v", err)
+	}
+	late := Submission{Program: "sbatch", Arguments: append([]string{"sbatch", write(t, "job", file)}, arguments...), First: 1, Signer: "missing", Now: at.AddDate(1, 0, 0)}
+	if err := Check(late); !errors.Is(err, sealed.ErrExpired) {
+		t.Errorf("expired: %v", err)
 	}
 	garbled := write(t, "allowed_signers", "not a line\n")
 	u := (*UnseenError)(nil)

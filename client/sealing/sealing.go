@@ -304,7 +304,7 @@ func (s *sealing) encode(text []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sealed.Encode(s.script.SBATCH, payload, recipients, s.o.Signer)
+	return sealed.Encode(s.script.SBATCH, s.m.Notice(), payload, recipients, s.o.Signer)
 }
 
 // write keeps the keys first, then the record, then the sealed job: a job

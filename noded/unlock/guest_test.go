@@ -501,7 +501,9 @@ func TestAUsersFileOnTheFileServerOpens(t *testing.T) {
 	again, err := userfile.Open(t.Context(), user, []string{filepath.Dir(home)}, home, name, userfile.ReadWrite)
 	check(t, err)
 	defer again.Close()
-	defer userfile.Remove(context.Background(), user, []string{filepath.Dir(home)}, home, name, again)
+	made := userfile.Made{Path: filepath.Join(home, name)}
+	check(t, made.Note(again))
+	defer userfile.Remove(context.Background(), user, []string{filepath.Dir(home)}, made)
 	s2 := session(t)
 	o, err = Open(t.Context(), s2, Volume{Job: jobID, File: again, Pinned: pinned, Key: keys.VolumeKey, UID: st.Uid, GID: st.Gid})
 	check(t, err)

@@ -31,6 +31,8 @@ func spots(file string) ([]spot, error) {
 		{"#SBATCH time", "#SBATCH --time=", "\n", 1},
 		{"hint", "echo '", "\n", 1},
 		{"exit line", "exit ", "\n", 1},
+		{"expiry", ": 'expires ", ";", 1},
+		{"arguments", " sha256:", "'", 1},
 		{"here-document line", ": <<'", "\n", 1},
 		{"age BEGIN line", "-----BEGIN AGE", "\n", 1},
 		{"encrypted part", "FILE-----\n", "-----END AGE", 6},

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"testing"
+	"time"
 
 	format "cloister/sealed"
 
@@ -25,7 +26,8 @@ func TestEverySampledByteIsInItsRegionAndChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := format.Encode([]string{"#SBATCH --partition=secure", "#SBATCH --time=10"}, make([]byte, 4000), []age.Recipient{node.Recipient()}, signer)
+	notice := (&format.Manifest{Expires: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)}).Notice()
+	file, err := format.Encode([]string{"#SBATCH --partition=secure", "#SBATCH --time=10"}, notice, make([]byte, 4000), []age.Recipient{node.Recipient()}, signer)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,7 @@ func forge(s *deploy.Site, who, from, to, old, replacement string) error {
 	if err != nil {
 		return err
 	}
-	evil, err := format.Encode(env.SBATCH(), []byte(strings.Replace(payload, old, replacement, 1)), identities, signer)
+	evil, err := format.Encode(env.SBATCH(), env.Notice(), []byte(strings.Replace(payload, old, replacement, 1)), identities, signer)
 	if err != nil {
 		return err
 	}

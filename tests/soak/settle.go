@@ -14,6 +14,10 @@ import (
 	"cloister/tests/deploy"
 )
 
+// launchedTwice is why slurmctld drains a node to which it has sent one job twice:
+// seen once, after it was killed while it launched.
+const launchedTwice = "Duplicate jobid"
+
 // settle waits until the node is clean and in service. A fenced one is told to
 // recover, as its status says; a user alone, when nothing befell the cluster
 // since the job began, must not be able to fence it.
@@ -32,6 +36,11 @@ func (l *lane) settle(ctx context.Context, p Plan, began time.Time) (fenced bool
 			if r, err := l.Run(ctx, l.node, "cloister node recover"); err == nil {
 				l.say("cloister node recover: exit status %d: %s", r.Exit, strings.TrimSpace(r.Stdout+r.Stderr))
 			}
+		}
+		if strings.Contains(said, launchedTwice) && l.shaken(began) {
+			l.fences = append(l.fences, fmt.Sprintf("%s: Slurm drained the node by itself (%s)", p.Blow, launchedTwice))
+			l.say("Slurm drained the node by itself: %s", said)
+			l.Run(ctx, cluster.Head, "scontrol update nodename="+l.node+" state=resume")
 		}
 		if over {
 			return fenced

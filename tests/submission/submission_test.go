@@ -4,6 +4,8 @@
 package submission
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
@@ -14,6 +16,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cloister/sealed"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -87,14 +94,35 @@ func newLogin(t *testing.T, plugin string) login {
 	l.write(t, "plugstack.conf", "required "+plugin+"\n")
 	l.write(t, "plain.sh", "#!/bin/sh\ntrue\n")
 	l.write(t, "plain-secure.sh", "#!/bin/sh\n#SBATCH --secure\ntrue\n")
-	b, err := os.ReadFile("../../sealed/testdata/vectors/sealed.vector")
+	job := seal(t, time.Now().Add(time.Hour), "--fold", "3")
+	l.write(t, "job.sealed", job)
+	l.write(t, "expired.sealed", seal(t, time.Now().Add(-time.Hour)))
+	l.write(t, "altered.sealed", strings.Replace(job, "#SBATCH --", "#SBATCH  --", 1))
+	return l
+}
+
+// seal makes a sealed job of which a login node can see the shape, the signature
+// and what is in clear; what is encrypted matters to nobody here.
+func seal(t *testing.T, expires time.Time, arguments ...string) string {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, job, _ := strings.Cut(string(b), "\n\n")
-	l.write(t, "job.sealed", job)
-	l.write(t, "altered.sealed", strings.Replace(job, "#SBATCH --", "#SBATCH  --", 1))
-	return l
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := sealed.Manifest{Expires: expires.UTC(), Arguments: arguments}
+	file, err := sealed.Encode([]string{"#SBATCH --time=10"}, m.Notice(), []byte("sealed"), []age.Recipient{node.Recipient()}, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(file)
 }
 
 func (l login) write(t *testing.T, name, content string) {
@@ -136,6 +164,9 @@ func TestWhatTheNodeWouldRefuseIsRefusedAtOnceInItsWords(t *testing.T) {
 		"sbatch plain-secure.sh":                      "this is an ordinary script",
 		"sbatch --secure --wrap true":                 "this is an ordinary script",
 		"sbatch --secure altered.sealed":              "its signature does not match",
+		"sbatch --secure expired.sealed":              "this sealed job expired on ",
+		"sbatch --secure job.sealed --fold 4":         "the script was submitted with 2 arguments that are not the 2 it was sealed with",
+		"sbatch --secure job.sealed":                  "the script was submitted with 0 arguments",
 		"sbatch -J x -o job.sealed --secure plain.sh": "this is an ordinary script",
 		"sbatch --secure -- plain.sh job.sealed":      "this is an ordinary script",
 		"sbatch --secure -n1 : -n1 job.sealed":        "cannot be part of a heterogeneous job",
@@ -153,16 +184,15 @@ func TestWhatTheNodeWouldRefuseIsRefusedAtOnceInItsWords(t *testing.T) {
 func TestASealedJobAndWhatCannotBeJudgedGoOn(t *testing.T) {
 	l := newLogin(t, plugin(t))
 	for line, want := range map[string]string{
-		"sbatch --secure job.sealed":                         "",
-		"sbatch --secure job.sealed plain.sh --fold 3":       "",
-		"sbatch -o plain.sh -J name --secure -n1 job.sealed": "",
-		"sbatch --secure $PWD/job.sealed":                    "",
-		"sbatch --secure <plain.sh":                          "cloister: not checked before submission, the node will: the script comes from standard input\n",
-		"sbatch --secure <(cat plain.sh)":                    "is no file here\n",
-		"mkdir -p d && sbatch -D d --secure job.sealed":      "in another directory\n",
-		"ulimit -v 2000000; sbatch --secure plain.sh":        "ulimit -v leaves too little room\n",
-		"SLURM_JOB_ID=7 srun --secure true":                  "",
-		"sbatch plain.sh":                                    "",
+		"sbatch --secure job.sealed --fold 3":                         "",
+		"sbatch -o plain.sh -J name --secure -n1 job.sealed --fold 3": "",
+		"sbatch --secure $PWD/job.sealed --fold 3":                    "",
+		"sbatch --secure <plain.sh":                                   "cloister: not checked before submission, the node will: the script comes from standard input\n",
+		"sbatch --secure <(cat plain.sh)":                             "is no file here\n",
+		"mkdir -p d && sbatch -D d --secure job.sealed":               "in another directory\n",
+		"ulimit -v 2000000; sbatch --secure plain.sh":                 "ulimit -v leaves too little room\n",
+		"SLURM_JOB_ID=7 srun --secure true":                           "",
+		"sbatch plain.sh":                                             "",
 	} {
 		out := l.shell(t, line)
 		said := strings.Contains(out, "cloister")
