@@ -18,7 +18,7 @@ import (
 // will show to everybody. They are there as a digest: who has the file before that
 // can try guesses, but not read them.
 type Notice struct {
-	expires   time.Time
+	Expires   time.Time
 	arguments int
 	digest    string // of the arguments, 64 lower-case hexadecimal digits
 }
@@ -39,7 +39,7 @@ func digestOf(arguments []string) string {
 
 // line is a command of the shell's that does nothing.
 func (n Notice) line() string {
-	return fmt.Sprintf(": 'expires %s; arguments %d sha256:%s'", n.expires.Format(time.RFC3339), n.arguments, n.digest)
+	return fmt.Sprintf(": 'expires %s; arguments %d sha256:%s'", n.Expires.Format(time.RFC3339), n.arguments, n.digest)
 }
 
 var noticeForm = regexp.MustCompile(`^: 'expires ([0-9TZ:-]{20}); arguments ([0-9]{1,3}) sha256:([0-9a-f]{64})'$`)
@@ -52,7 +52,7 @@ func parseNotice(line string) (n Notice, err error) {
 		return n, fmt.Errorf("its notice of expiry and arguments is %q", line)
 	}
 	n.digest = found[3]
-	if n.expires, err = time.Parse(time.RFC3339, found[1]); err != nil {
+	if n.Expires, err = time.Parse(time.RFC3339, found[1]); err != nil {
 		return n, fmt.Errorf("its expiry: %w", err)
 	}
 	n.arguments, err = strconv.Atoi(found[2])
@@ -64,7 +64,7 @@ func (n Notice) is(other Notice) bool { return n.line() == other.line() }
 
 // CheckTime refuses a job that expired by now: a *Refusal of kind ErrExpired, as
 // Manifest.CheckTime's.
-func (n Notice) CheckTime(now time.Time) error { return checkExpiry(n.expires, now) }
+func (n Notice) CheckTime(now time.Time) error { return checkExpiry(n.Expires, now) }
 
 // CheckArguments refuses other arguments of the script than were sealed: a
 // *Refusal of kind ErrOtherArguments, as Manifest.CheckArguments'.

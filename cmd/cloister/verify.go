@@ -25,8 +25,8 @@ func newVerify(a *app) *cobra.Command {
 		Short: "Check a sealed job and say what it may do",
 		Long: `verify checks the form of a sealed job, that you signed every byte of it, that it
 has not expired and that its cluster is one of yours, and says in words what it
-may do. The job itself is encrypted to the nodes: what it may do is told from the
-record that seal kept on this machine.`,
+may do. The job itself is encrypted to the nodes: its cluster and what it may do
+are told from the record that seal kept on this machine.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return a.verify(args[0], allowed, cluster) },
 	}
@@ -67,8 +67,9 @@ func (a *app) verify(path, allowed, cluster string) error {
 	}
 	r, err := recordOf(home, file)
 	if errors.Is(err, jobs.ErrUnknown) {
-		a.note("It was not sealed on this machine: until when it is valid and what it may do is encrypted to the nodes.\n")
-		return nil
+		a.validUntil(e.Notice().Expires, now)
+		a.note("It was not sealed on this machine: what it may do is encrypted to the nodes.\n")
+		return e.Notice().CheckTime(now)
 	}
 	if err != nil {
 		return err
@@ -92,6 +93,10 @@ func checkRecord(home string, r *jobs.Record, cluster string, now time.Time) err
 	return err
 }
 
+func (a *app) validUntil(t, now time.Time) {
+	a.printf("  valid until  %s (%s)\n", t.Format("2006-01-02 15:04 MST"), left(t.Sub(now)))
+}
+
 func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	a.printf("  job          %s\n", r.Job)
 	a.printf("  for          user %s, %s nodes of cluster %s\n", r.User, r.Class, r.Cluster)
@@ -99,7 +104,7 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 		a.printf("  revoked      %s\n", r.Revoked.Format("2006-01-02 15:04 MST"))
 		a.note("You revoked it: no node will run it. Seal the script again.\n")
 	}
-	a.printf("  valid until  %s (%s)\n", r.Expires.Format("2006-01-02 15:04 MST"), left(r.Expires.Sub(now)))
+	a.validUntil(r.Expires, now)
 	if r.Runs != nil {
 		a.printf("  runs         %s\n", describeRuns(r.Runs))
 	}
