@@ -1,0 +1,121 @@
+package noded
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cloister/noded/account"
+	"cloister/noded/handoff"
+	"cloister/noded/session"
+	"cloister/policy"
+	"cloister/sealed"
+	"cloister/volume"
+)
+
+// person is the one account with a person's number that every Debian has: nobody.
+const person = 65534
+
+// making is a session that makes results volumes in a directory of person's.
+func making(t *testing.T, names ...string) (d *Daemon, l *live, a *admission, dir string) {
+	t.Helper()
+	user, err := account.Lookup(person)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err = os.MkdirTemp("/var/tmp", "made") // t.TempDir's parents are root's alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chown(dir, person, person); err != nil {
+		t.Fatal(err)
+	}
+	d, _ = idleDaemon(policy.OnDemand)
+	d.policy.Volumes.Roots = []string{dir}
+	if d.journal, err = session.OpenJournal(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	m := &sealed.Manifest{}
+	for _, name := range names {
+		m.Volumes = append(m.Volumes, sealed.Volume{Path: name, Mode: sealed.ReadWrite, Create: true, Pinned: volume.Pinned{PayloadOffset: 1 << 20, PayloadSize: 1 << 20}})
+	}
+	l = newLive(7)
+	l.record = &session.Record{ID: strings.Repeat("0", 32), Job: 7, UID: person, GID: user.GID}
+	return d, l, &admission{manifest: m, user: user, request: &handoff.Request{Cwd: dir}, volumes: make([]*os.File, len(names))}, dir
+}
+
+func TestTheJournalAloneTakesBackTheFilesThatASessionMade(t *testing.T) {
+	d, l, a, dir := making(t, "a.luks", "b.luks")
+	theirs := filepath.Join(dir, "b.luks")
+	if err := os.WriteFile(theirs, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(theirs, a.manifest.Volumes[1].Pinned.End()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(theirs, person, person); err != nil {
+		t.Fatal(err)
+	}
+	saved := 0
+	save := func() error { saved++; return d.journal.Save(l.record) }
+	if err := d.makeFiles(t.Context(), l, a, save); err == nil || !strings.Contains(err.Error(), syscall.EEXIST.Error()) || saved != 2 {
+		t.Fatalf("over a file that is there: %v, saved %d times", err, saved)
+	}
+	made := filepath.Join(dir, "a.luks")
+	if _, err := a.volumes[0].WriteAt([]byte("header"), 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // by one that finds it in the journal, and again
+		records, err := d.journal.Load()
+		if err != nil || len(records) != 1 {
+			t.Fatal(records, err)
+		}
+		d.removeFiles(t.Context(), records[0])
+		if _, err := os.Stat(made); !os.IsNotExist(err) {
+			t.Errorf("what was made: %v", err)
+		}
+		if _, err := os.Stat(theirs); err != nil {
+			t.Errorf("what was there before: %v", err)
+		}
+	}
+}
+
+func TestFilesThatTheScriptMayHaveWrittenStay(t *testing.T) {
+	d, l, a, dir := making(t, "a.luks")
+	if err := d.makeFiles(t.Context(), l, a, func() error { return d.journal.Save(l.record) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.leaveFiles(l.record); err != nil {
+		t.Fatal(err)
+	}
+	records, err := d.journal.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.removeFiles(t.Context(), records[0])
+	if _, err := os.Stat(filepath.Join(dir, "a.luks")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFileIsInTheJournalBeforeItIsMade(t *testing.T) {
+	d, l, a, dir := making(t, "a.luks")
+	var states []string
+	save := func() error {
+		_, err := os.Stat(filepath.Join(dir, "a.luks"))
+		b, _ := json.Marshal(l.record.Made)
+		states = append(states, map[bool]string{true: "made ", false: "not made "}[err == nil]+map[bool]string{true: "and noted", false: "and not noted"}[!strings.Contains(string(b), `"ino":0`)])
+		return nil
+	}
+	if err := d.makeFiles(t.Context(), l, a, save); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"not made and not noted", "made and noted"}; !slices.Equal(states, want) || l.record.Made[0].Path != filepath.Join(dir, "a.luks") {
+		t.Errorf("%q, %+v", states, l.record.Made)
+	}
+}
