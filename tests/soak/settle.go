@@ -14,8 +14,8 @@ import (
 	"cloister/tests/deploy"
 )
 
-// launchedTwice is why slurmctld drains a node to which it has sent one job twice:
-// seen once, after it was killed while it launched.
+// launchedTwice is why slurmctld drains a node to which it has sent a job again
+// that was still ending there: it was killed before it had stored that it runs.
 const launchedTwice = "Duplicate jobid"
 
 // settle waits until the node is clean and in service. A fenced one is told to
