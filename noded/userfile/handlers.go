@@ -133,16 +133,17 @@ func handleRemove(body []byte, _ []*os.File) (any, []*os.File, error) {
 	case err != nil:
 		return nil, nil, err
 	case !r.Made.is(st, r.UID):
-		return nil, nil, errors.New("the name stands for another file, which is left alone")
+		return nil, nil, fmt.Errorf("the name stands for another file, of %d bytes in %d blocks, which is left alone", st.Size, st.Blocks)
 	}
 	return nil, nil, unix.Unlinkat(int(dir.Fd()), name, 0)
 }
 
 // is says whether a file is the one that was made. Of one whose maker died before
-// it could say, that it has no data must do: nobody loses anything with it.
+// it could say, perhaps before it gave it its size, that it has no data must do:
+// nobody loses anything with it.
 func (m Made) is(st unix.Stat_t, uid uint32) bool {
 	if m.Ino == 0 {
-		return st.Mode&unix.S_IFMT == unix.S_IFREG && st.Uid == uid && st.Size == m.Size && st.Blocks == 0
+		return st.Mode&unix.S_IFMT == unix.S_IFREG && st.Uid == uid && (st.Size == 0 || st.Size == m.Size) && st.Blocks == 0
 	}
 	return st.Dev == m.Dev && st.Ino == m.Ino
 }

@@ -338,12 +338,13 @@ func TestAFileWhoseMakerDiedIsRemovedOnlyWithoutContent(t *testing.T) {
 		}
 		check(t, os.RemoveAll(made.Path))
 	}
-	f, err := Create(t.Context(), alice, roots, "", made.Path, made.Size)
-	check(t, err)
-	f.Close()
-	check(t, Remove(t.Context(), alice, roots, made))
-	if _, err := os.Lstat(made.Path); !os.IsNotExist(err) {
-		t.Errorf("still there: %v", err)
+	for _, size := range []int64{made.Size, 0} {
+		write(t, made.Path, "", 0o600, alice.UID)
+		check(t, os.Truncate(made.Path, size))
+		check(t, Remove(t.Context(), alice, roots, made))
+		if _, err := os.Lstat(made.Path); !os.IsNotExist(err) {
+			t.Errorf("of %d bytes, still there: %v", size, err)
+		}
 	}
 }
 

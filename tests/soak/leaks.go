@@ -22,8 +22,10 @@ const spares = 20 * time.Second
 type survey map[string][]string
 
 // look lists it, a kind and a thing in each line. Of keyrings only those with a
-// name that users gave count, of slices those that systemd does not make of a
-// template; what is remembered of jobs and the records are looked at apart.
+// name that users gave count, of other keys not the one that systemd gives each
+// service (systemd.exec(5), KeyringMode), of slices those that systemd does not
+// make of a template; what is remembered of jobs and the records are looked at
+// apart.
 const look = `
 losetup -l -n -O NAME | sed 's/^/loop /'
 dmsetup ls 2>/dev/null | grep -v '^No devices' | sed 's/^/mapping /'
@@ -36,7 +38,7 @@ systemctl list-units -q --plain --no-legend -t scope,slice,socket | awk '$1 !~ /
 systemctl --failed -q --plain --no-legend | awk '{print "failed " $1}'
 pgrep -u alice,bob,carol -a | sed 's/^/process /'
 ipcs -m -q -s | grep '^0x' | sed 's/^/IPC /'
-awk '$8 != "keyring" || $9 !~ /^[_.]/ {print "key " $8 " " $9}' /proc/keys
+awk '$9 != "invocation_id:" && ($8 != "keyring" || $9 !~ /^[_.]/) {print "key " $8 " " $9}' /proc/keys
 find /var/lib/cloister -type f ! -path '*/jobs/[0-9a-f]*' ! -path '*/audit/records-*.jsonl' | sed 's/^/state /'
 ls -A /dev/shm | sed 's/^/shm /'
 true`
