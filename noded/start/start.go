@@ -107,8 +107,9 @@ func Run(ctx context.Context, c Config) error {
 	if err := from.answer(ctx, d, log); err != nil {
 		return err
 	}
-	// Launches wait in the socket meanwhile.
-	if err := d.Recover(ctx, from.kept); err != nil {
+	// Launches wait in the socket meanwhile. A noded that is told to end before it
+	// is through serves none, and ends in order.
+	if err := d.Recover(ctx, from.kept); err != nil && ctx.Err() == nil {
 		return err
 	}
 	return d.Serve(ctx, server)
