@@ -53,10 +53,15 @@ func (d *Daemon) takeKeys(ctx context.Context, l *live, a *admission, save sessi
 func (d *Daemon) makeFiles(ctx context.Context, l *live, a *admission, save session.Saver) error {
 	var new []int // the volumes
 	for i, v := range a.manifest.Volumes {
-		if v.Create {
-			new = append(new, i)
-			l.record.Made = append(l.record.Made, userfile.Made{Path: userfile.Absolute(a.request.Cwd, v.Path), Size: v.Pinned.End()})
+		if !v.Create {
+			continue
 		}
+		path := userfile.Absolute(a.request.Cwd, v.Path)
+		if len(path) >= userfile.MaxPath { // the journal must be readable again
+			return refusal(fmt.Sprintf("the path of a volume to be made has %d bytes", len(path)), "submit from a directory with a shorter path, or name the volume shorter")
+		}
+		new = append(new, i)
+		l.record.Made = append(l.record.Made, userfile.Made{Path: path, Size: v.Pinned.End()})
 	}
 	if len(new) == 0 {
 		return nil
@@ -107,11 +112,12 @@ func (d *Daemon) removeFiles(ctx context.Context, r *session.Record) {
 		return
 	}
 	user, err := account.Lookup(r.UID)
+	if err != nil {
+		d.log.Warn("volumes that were made are not taken back", zap.Error(err))
+		return
+	}
 	for _, m := range r.Made {
-		if err == nil {
-			err = userfile.Remove(ctx, rightsOf(user), d.policy.Volumes.Roots, m)
-		}
-		if err != nil {
+		if err := userfile.Remove(ctx, rightsOf(user), d.policy.Volumes.Roots, m); err != nil {
 			d.log.Warn("a volume that was made is not taken back", zap.String("file", m.Path), zap.Error(err))
 		}
 	}

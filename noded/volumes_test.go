@@ -85,6 +85,54 @@ func TestTheJournalAloneTakesBackTheFilesThatASessionMade(t *testing.T) {
 	}
 }
 
+func TestOneFileThatIsLeftAloneKeepsNoOther(t *testing.T) {
+	d, l, a, dir := making(t, "a.luks", "b.luks")
+	if err := d.makeFiles(t.Context(), l, a, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	first, second := filepath.Join(dir, "a.luks"), filepath.Join(dir, "b.luks")
+	if err := os.Rename(first, first+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(first, []byte("the user's own"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.removeFiles(t.Context(), l.record)
+	if _, err := os.Stat(first); err != nil {
+		t.Errorf("the other file of that name: %v", err)
+	}
+	if _, err := os.Stat(second); !os.IsNotExist(err) {
+		t.Errorf("the second that was made: %v", err)
+	}
+}
+
+func TestNoPathsOfAUsersMakeAJournalThatCannotBeReadAgain(t *testing.T) {
+	long := strings.Repeat("<", 200) // JSON writes six bytes for one
+	var names []string
+	for i := range sealed.MaxVolumes {
+		names = append(names, strings.Repeat(long+"/", 18)+string(rune('a'+i)))
+	}
+	d, l, a, _ := making(t, names...)
+	_ = d.makeFiles(t.Context(), l, a, func() error { // none can be made: the directories are not there
+		if err := d.journal.Save(l.record); err != nil {
+			return err
+		}
+		_, err := d.journal.Load()
+		if err != nil {
+			t.Error(err)
+		}
+		return err
+	})
+	if len(l.record.Made) != len(names) {
+		t.Errorf("%d files of %d were put into the journal", len(l.record.Made), len(names))
+	}
+	d, l, a, _ = making(t, strings.Repeat(long+"/", 21)+"a")
+	save := func() error { t.Error("a path beyond PATH_MAX is put into the journal"); return nil }
+	if err := d.makeFiles(t.Context(), l, a, save); err == nil || len(l.record.Made) != 0 {
+		t.Errorf("%d files, %v", len(l.record.Made), err)
+	}
+}
+
 func TestFilesThatTheScriptMayHaveWrittenStay(t *testing.T) {
 	d, l, a, dir := making(t, "a.luks")
 	if err := d.makeFiles(t.Context(), l, a, func() error { return d.journal.Save(l.record) }); err != nil {

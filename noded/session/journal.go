@@ -51,8 +51,10 @@ type Record struct {
 	Releasing bool `json:"releasing"`
 }
 
-// recordLimit bounds a journal entry in bytes; a real one has about 1 KiB.
-const recordLimit = 256 << 10
+// recordLimit bounds a journal entry in bytes; a real one has about 1 KiB. The
+// most that a user can bring about are sealed.MaxVolumes paths of PATH_MAX, of
+// which JSON makes six bytes of one.
+const recordLimit = 2 << 20
 
 // A Journal keeps one file for each session in a directory on tmpfs: after a
 // power cut there is no session left to undo, so it must not outlive one.

@@ -208,9 +208,9 @@ func (m *Made) Note(f *os.File) error {
 }
 
 // Remove unlinks what Create made, or began to make: the file that was noted, or
-// one of that size, or empty, without a byte in it. It is the undo of a creation that led to
-// nothing, and content if the name stands for no file. One that stands for
-// another file is an error.
+// one of that size, or empty, without a byte in it. It is the undo of a creation
+// that led to nothing, and content if the name stands for no file. One that stands
+// for another file is an error.
 func Remove(ctx context.Context, u User, roots []string, m Made) error {
 	r, err := newRequest(u, roots, "", m.Path)
 	if err != nil {
