@@ -12,8 +12,9 @@ import (
 )
 
 // Encode encrypts payload (see Payload) to the recipients, signs the whole and
-// returns the sealed job. The notice is that of the payload's manifest. The signer's key must be of a type and size that
-// package signers accepts, else no node would take the job.
+// returns the sealed job. The notice must be that of the payload's manifest, and
+// the signer's key of a type and size that package signers accepts, else no node
+// would take the job.
 func Encode(sbatch []string, notice Notice, payload []byte, recipients []age.Recipient, signer ssh.Signer) ([]byte, error) {
 	if err := CheckSBATCH(sbatch); err != nil {
 		return nil, err
