@@ -59,8 +59,8 @@ canary: deps ## search disks, memory, traffic, logs for what secure jobs held (a
 	$(GO) run ./tests/canary/run
 
 .PHONY: faults
-faults: deps ## noded killed, failing and hanging at each call of a session (many hours; FOR=2h for a part, the next run goes on)
-	$(GO) run ./tests/faults/cmd/faults $(if $(FOR),-for $(FOR)) $(if $(ONLY),-only '$(ONLY)')
+faults: deps ## noded killed, failing and hanging at each call of a session (many hours; FOR=2h for a part, the next run goes on; LANES=3 on three clusters at once)
+	$(GO) run ./tests/faults/cmd/faults $(if $(FOR),-for $(FOR)) $(if $(LANES),-lanes $(LANES)) $(if $(ONLY),-only '$(ONLY)')
 
 MINUTES ?= 30
 .PHONY: soak
@@ -94,7 +94,8 @@ lint: deps ## gofmt, go vet, staticcheck, and the generated assembly is up to da
 # that holds its slurm/spank.h.
 SLURM_HEADERS ?= /usr/include
 CLIENT := CGO_ENABLED=0 $(GO) build -trimpath
-NODE := $(GO) build -trimpath
+# Without the commit in it the same noded is the same file, which tests/faults asks.
+NODE := $(GO) build -trimpath -buildvcs=false
 
 .PHONY: build
 build: ## the binaries and the plugin, into bin/ (SLURM_HEADERS=DIR for another Slurm)

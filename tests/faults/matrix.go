@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"sync"
 
 	"cloister/tests/faults/call"
 
@@ -38,6 +39,7 @@ type Matrix struct {
 	// Together lists groups of faults after which a node was not as it must be, though it was after each of them.
 	Together []string `json:"together,omitempty"`
 	file     string
+	mu       sync.Mutex // of what was found, while several lanes find more
 }
 
 // Open reads the matrix, or begins one. Another noded may make other calls: they
@@ -78,6 +80,8 @@ func (m *Matrix) save() error {
 
 // Keep adds outcomes, in place of older ones.
 func (m *Matrix) Keep(found ...Outcome) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, o := range found {
 		m.Outcomes = append(slices.DeleteFunc(m.Outcomes, func(old Outcome) bool { return old.Call == o.Call && old.Fault == o.Fault }), o)
 	}
@@ -86,6 +90,8 @@ func (m *Matrix) Keep(found ...Outcome) error {
 
 // KeepTogether adds what cannot be laid at one fault's door.
 func (m *Matrix) KeepTogether(what string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.Together = append(m.Together, what)
 	return m.save()
 }

@@ -25,6 +25,7 @@ func main() {
 	flag.DurationVar(&o.most, "for", 0, "begin no fault after this time (default: until all are done)")
 	flag.StringVar(&o.only, "only", "", "try only what matches this regular expression, such as '^error unlock:'")
 	flag.IntVar(&o.group, "group", 6, "how many faults come before a job without any")
+	flag.IntVar(&o.lanes, "lanes", 1, "on how many clusters at once; waiting for time-outs takes no processor")
 	flag.BoolVar(&o.list, "list", false, "list the calls of a session and end")
 	flag.StringVar(&o.document, "document", "docs/faults.md", "the document with the matrix")
 	flag.Parse()
@@ -40,24 +41,36 @@ func main() {
 type options struct {
 	file, only, document string
 	most                 time.Duration
-	group                int
+	group, lanes         int
 	list                 bool
 }
 
-func log(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+type logger = func(format string, args ...any)
+
+// laneLog says of which lane it speaks, if there are several.
+func laneLog(i, lanes int) logger {
+	prefix := ""
+	if lanes > 1 {
+		prefix = fmt.Sprintf("%d: ", i+1)
+	}
+	return func(format string, args ...any) { fmt.Fprintf(os.Stderr, prefix+format+"\n", args...) }
+}
 
 func run(ctx context.Context, o options) (err error) {
-	began := time.Now()
 	only, err := regexp.Compile(o.only)
 	if err != nil {
 		return err
 	}
-	b, err := faults.Start(ctx, log)
+	var late <-chan time.Time
+	if o.most > 0 {
+		late = time.After(o.most)
+	}
+	b, err := faults.Start(ctx, laneLog(0, o.lanes))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.Close()) }()
 	if o.list {
+		defer b.Close()
 		calls, err := b.Calls(ctx)
 		for _, c := range calls {
 			fmt.Println(c)
@@ -66,36 +79,64 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	m, err := faults.Open(ctx, o.file, b)
 	if err != nil {
-		return err
+		return errors.Join(err, b.Close())
 	}
-	t := &trial{b, m}
-	var group []faults.Cell
-	for _, c := range m.Left() {
-		if ctx.Err() != nil || o.most > 0 && time.Since(began) > o.most {
-			break
-		}
-		if !only.MatchString(c.String()) {
-			continue
-		}
-		if group = append(group, c); len(group) == o.group {
-			if _, err := t.group(ctx, group); err != nil {
-				return err
+	left := slices.DeleteFunc(m.Left(), func(c faults.Cell) bool { return !only.MatchString(c.String()) })
+	groups := make(chan []faults.Cell)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		defer close(groups)
+		for group := range slices.Chunk(left, o.group) {
+			select {
+			case groups <- group:
+			case <-late:
+				return
+			case <-ctx.Done():
+				return
 			}
-			group = nil
+		}
+	}()
+	ended := make(chan error, o.lanes)
+	for i := range o.lanes {
+		go func(b *faults.Bench) {
+			err := lane(ctx, laneLog(i, o.lanes), b, m, groups)
+			if err != nil {
+				stop(err)
+			}
+			ended <- err
+		}(b)
+		b = nil
+	}
+	for range o.lanes {
+		err = errors.Join(err, <-ended)
+	}
+	fmt.Print(m.Table())
+	return errors.Join(err, m.WriteTable(o.document), m.Verdict())
+}
+
+// lane tries groups on a cluster of its own, b if there is one yet, until none
+// is left.
+func lane(ctx context.Context, log logger, b *faults.Bench, m *faults.Matrix, groups <-chan []faults.Cell) (err error) {
+	if b == nil {
+		if b, err = faults.Start(ctx, log); err != nil {
+			return err
 		}
 	}
-	if ctx.Err() == nil {
+	defer func() { err = errors.Join(err, b.Close()) }()
+	t := &trial{b, m, log}
+	for group := range groups {
 		if _, err := t.group(ctx, group); err != nil {
 			return err
 		}
 	}
-	fmt.Print(m.Table())
-	return errors.Join(m.WriteTable(o.document), m.Verdict())
+	return nil
 }
 
 type trial struct {
-	b *faults.Bench
-	m *faults.Matrix
+	b   *faults.Bench
+	m   *faults.Matrix
+	log logger
 }
 
 // group tries cells one after another. If anything is bad the group is divided,
@@ -112,7 +153,7 @@ func (t *trial) group(ctx context.Context, cells []faults.Cell) (bad bool, err e
 	if err == nil && at < 0 {
 		return false, t.m.Keep(found...)
 	}
-	log("bad, or nothing was shown (%v), of %v", err, cells)
+	t.log("bad, or nothing was shown (%v), of %v", err, cells)
 	shown := err == nil
 	if err := t.b.Renew(ctx); err != nil {
 		return true, err
