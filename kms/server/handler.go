@@ -41,6 +41,7 @@ func (s *Server) Handler() http.Handler {
 	m.HandleFunc("GET /v1/auth/token/lookup-self", s.lookupSelf)
 	m.HandleFunc("GET /v1/sys/health", s.health)
 	m.HandleFunc("GET /v1/sys/seal-status", s.sealStatus)
+	m.HandleFunc("GET /v1/sys/leader", s.leader)
 	m.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fail(w, http.StatusNotFound) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -314,4 +315,9 @@ func (s *Server) sealStatus(w http.ResponseWriter, _ *http.Request) {
 		"type": "shamir", "initialized": true, "sealed": false, "t": 1, "n": 1, "progress": 0, "nonce": "",
 		"version": Version, "build_date": "", "migration": false, "recovery_seal": false, "storage_type": "bbolt",
 	})
+}
+
+// leader is asked by `vault status`: there is one server, and no cluster.
+func (s *Server) leader(w http.ResponseWriter, _ *http.Request) {
+	reply(w, map[string]any{"ha_enabled": false, "is_self": false, "leader_address": "", "leader_cluster_address": ""})
 }

@@ -180,6 +180,9 @@ func (d userDir) retire(h tokenHash) error {
 	})
 }
 
+// changeTimeout is how long alone waits: a few files that a busy disk syncs.
+const changeTimeout = 10 * time.Second
+
 // alone does what reads users, passwords or roles to change them, while no
 // command and no server does the same: the lock is that of their directory.
 func (d userDir) alone(do func() error) error {
@@ -188,7 +191,7 @@ func (d userDir) alone(do func() error) error {
 		return err
 	}
 	defer f.Close()
-	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(lockTimeout / 200) {
+	for deadline := time.Now().Add(changeTimeout); ; time.Sleep(changeTimeout / 1000) {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
 			return do()
