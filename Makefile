@@ -41,7 +41,7 @@ test-cluster: deps ## the tests on the real cluster alone
 
 .PHONY: test-full
 test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, nodes that are not fit, a job's ends, the network under load, the canary
-	$(GO) test -tags cluster,full -timeout 120m -count 1 -p 1 -run 'SlurmsVerbs|NotFit|FreshBoot|Habits|BoundToANodesTPM|UnderLoad|HoweverAJobEnds|RunsNotOneLine|OutlivesSlurms|Reboot|Preempted|Suspend|OutOfMemory|NoKillEnds|FileServerThatHangs|FileServerHangs' ./tests/e2e/
+	$(GO) test -tags cluster,full -timeout 120m -count 1 -p 1 -run 'SlurmsVerbs|NotFit|FreshBoot|Habits|UnderLoad|HoweverAJobEnds|RunsNotOneLine|OutlivesSlurms|Reboot|Preempted|Suspend|OutOfMemory|NoKillEnds|FileServerThatHangs|FileServerHangs' ./tests/e2e/
 	$(GO) test -tags cluster -timeout 60m -count 1 ./tests/canary/
 
 .PHONY: bench

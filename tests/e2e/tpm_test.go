@@ -1,4 +1,4 @@
-//go:build cluster && full
+//go:build cluster
 
 package e2e
 
