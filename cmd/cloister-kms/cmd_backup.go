@@ -22,11 +22,7 @@ after a restore queued jobs are sealed anew, and users log in anew.
 Keep the file and the state key apart: neither is worth anything without the other.`,
 		Example: "  cloister-kms backup /srv/backup/kms-$(date +%F).tar",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
+		RunE: p.opened(func(_ *cobra.Command, args []string, s server.State) error {
 			f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 			if err != nil {
 				return explain(fmt.Errorf("writing the backup: %w", err), "name a new file in a directory that you may write to")
@@ -37,7 +33,7 @@ Keep the file and the state key apart: neither is worth anything without the oth
 				return explain(err, "make room and try again; nothing was left")
 			}
 			return nil
-		},
+		}),
 	}
 }
 

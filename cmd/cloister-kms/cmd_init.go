@@ -40,6 +40,7 @@ the key to this machine; then there is no copy.`,
 			if err != nil {
 				return explain(err, "remove the directory and run init again")
 			}
+			defer s.Key.Wipe()
 			st, err := s.ReadStatus()
 			if err != nil {
 				return explain(err, "remove the directory and run init again")
@@ -52,9 +53,12 @@ the key to this machine; then there is no copy.`,
 	return cmd
 }
 
-// explain adds the next step for causes that several verbs share.
+// explain adds the next step to an error, hint or, for causes that several verbs
+// share, a better one.
 func explain(err error, hint string) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, server.ErrNotInitialised):
 		hint = "run cloister-kms init first, or name the directory with --state"
 	case errors.Is(err, server.ErrInitialised):

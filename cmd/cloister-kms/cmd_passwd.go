@@ -24,22 +24,14 @@ user's old password is logged out. It works at once, also while the server runs.
 		Example: `  cloister-kms user passwd alice
   pwgen -s 20 1 | tee /dev/tty | cloister-kms user passwd alice`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
-			defer s.Key.Wipe()
+		RunE: p.opened(func(cmd *cobra.Command, args []string, s server.State) error {
 			pass, err := newPassword(cmd.InOrStdin())
 			if err != nil {
 				return &failure{err, "run the command again; nothing was changed"}
 			}
 			defer pass.Wipe()
-			if err := s.SetPassword(args[0], pass); err != nil {
-				return explain(err, "see cloister-kms user list")
-			}
-			return nil
-		},
+			return explain(s.SetPassword(args[0], pass), "see cloister-kms user list")
+		}),
 	}
 }
 

@@ -47,18 +47,10 @@ counts from the next request on, also while the server runs.`,
 		Example: `  cloister-kms role add student --max-ttl 24h --max-tokens 20 --rate 10
   cloister-kms role add student --max-ttl 48h --max-tokens 20 --rate 10 --replace`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
-			defer s.Key.Wipe()
+		RunE: p.opened(func(_ *cobra.Command, args []string, s server.State) error {
 			r.Name = args[0]
-			if err := s.SetRole(r, replace); err != nil {
-				return explain(err, "see cloister-kms role add --help")
-			}
-			return nil
-		},
+			return explain(s.SetRole(r, replace), "see cloister-kms role add --help")
+		}),
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&r.May, "may", []string{server.MayWrap}, "`what` its users may do: wrap, list, revoke")
@@ -75,17 +67,9 @@ func newRoleRemove(p *place) *cobra.Command {
 		Short:   "Remove a role that no user has",
 		Example: "  cloister-kms role remove student",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
-			defer s.Key.Wipe()
-			if err := s.RemoveRole(args[0]); err != nil {
-				return explain(err, "see cloister-kms role list")
-			}
-			return nil
-		},
+		RunE: p.opened(func(_ *cobra.Command, args []string, s server.State) error {
+			return explain(s.RemoveRole(args[0]), "see cloister-kms role list")
+		}),
 	}
 }
 
@@ -95,12 +79,7 @@ func newRoleList(p *place) *cobra.Command {
 		Short:   "List the roles",
 		Example: "  cloister-kms role list",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
-			defer s.Key.Wipe()
+		RunE: p.opened(func(cmd *cobra.Command, _ []string, s server.State) error {
 			all, err := s.Roles()
 			if err != nil {
 				return explain(err, "check the state directory")
@@ -109,7 +88,7 @@ func newRoleList(p *place) *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s\tmay %s\t%s\n", r.Name, strings.Join(r.May, ", "), limits(r))
 			}
 			return nil
-		},
+		}),
 	}
 }
 
@@ -134,16 +113,8 @@ func newUserRole(p *place) *cobra.Command {
 		Short:   "Give a user another role, from the next request on",
 		Example: "  cloister-kms user role alice operator",
 		Args:    cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
-			defer s.Key.Wipe()
-			if err := s.SetUserRole(args[0], args[1]); err != nil {
-				return explain(err, "see cloister-kms user list")
-			}
-			return nil
-		},
+		RunE: p.opened(func(_ *cobra.Command, args []string, s server.State) error {
+			return explain(s.SetUserRole(args[0], args[1]), "see cloister-kms user list")
+		}),
 	}
 }

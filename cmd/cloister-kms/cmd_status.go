@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cloister/kms"
+	"cloister/kms/server"
 )
 
 func newStatus(p *place) *cobra.Command {
@@ -20,11 +21,7 @@ at the first address, as a client would. It exits 1 when the server does not ans
 		Example: `  cloister-kms status
   cloister-kms status --state ./kms --port 8201`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
+		RunE: p.opened(func(cmd *cobra.Command, _ []string, s server.State) error {
 			st, err := s.ReadStatus()
 			if err != nil {
 				return explain(err, "check the state directory")
@@ -54,7 +51,7 @@ at the first address, as a client would. It exits 1 when the server does not ans
 			}
 			fmt.Fprintln(out, "server          does not answer")
 			return &failure{err, "systemctl status cloister-kms, or start it with cloister-kms serve"}
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&port, "port", "8200", "`port` that the server listens on")
 	return cmd

@@ -51,12 +51,7 @@ what they log in with ends by itself.
   cloister-kms user add eve --role auditor --token-file eve.token
   cloister-kms user add carol | install -m 600 /dev/stdin carol.token`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
-			defer s.Key.Wipe()
+		RunE: p.opened(func(cmd *cobra.Command, args []string, s server.State) error {
 			if noToken {
 				token, err := s.AddUser(args[0], role)
 				if err != nil {
@@ -94,7 +89,7 @@ what they log in with ends by itself.
 				return &failure{fmt.Errorf("writing the token: %w", err), "make room and try again; the user was not added"}
 			}
 			return nil
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "write the token to this new `file` instead of the terminal")
 	cmd.Flags().BoolVar(&noToken, "no-token", false, "give the user no token: they log in with a password")
@@ -109,16 +104,9 @@ func newUserRemove(p *place) *cobra.Command {
 		Short:   "Make a user's token and password worthless; their queued jobs go on",
 		Example: "  cloister-kms user remove alice",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := p.open(cmd.Context())
-			if err == nil {
-				err = s.RemoveUser(args[0])
-			}
-			if err != nil {
-				return explain(err, "see cloister-kms user list")
-			}
-			return nil
-		},
+		RunE: p.opened(func(_ *cobra.Command, args []string, s server.State) error {
+			return explain(s.RemoveUser(args[0]), "see cloister-kms user list")
+		}),
 	}
 }
 
@@ -128,11 +116,7 @@ func newUserList(p *place) *cobra.Command {
 		Short:   "List the users",
 		Example: "  cloister-kms user list",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := p.open(cmd.Context())
-			if err != nil {
-				return explain(err, "check the state directory")
-			}
+		RunE: p.opened(func(cmd *cobra.Command, _ []string, s server.State) error {
 			all, err := s.Users()
 			if err != nil {
 				return explain(err, "run cloister-kms init first, or name the directory with --state")
@@ -145,6 +129,6 @@ func newUserList(p *place) *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s\tsince %s\t%s\t%s\n", u.Name, u.Created.Format(time.DateOnly), how, u.Role)
 			}
 			return nil
-		},
+		}),
 	}
 }

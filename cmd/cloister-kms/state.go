@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/cobra"
+
 	"cloister/kms/server"
 	"cloister/secret"
 	"cloister/secret/credential"
@@ -74,6 +76,18 @@ func (p *place) open(ctx context.Context) (s server.State, err error) {
 		s.Key, err = p.readKey(ctx)
 	}
 	return s, err
+}
+
+// opened is a verb that do does with the state; its key is wiped afterwards.
+func (p *place) opened(do func(cmd *cobra.Command, args []string, s server.State) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		s, err := p.open(cmd.Context())
+		if err != nil {
+			return explain(err, "check the state directory")
+		}
+		defer s.Key.Wipe()
+		return do(cmd, args, s)
+	}
 }
 
 // create makes a state with a fresh key.
