@@ -57,6 +57,9 @@ func laneLog(i, lanes int) logger {
 }
 
 func run(ctx context.Context, o options) (err error) {
+	if o.group < 1 || o.lanes < 1 {
+		return errors.New("-group and -lanes must be at least 1")
+	}
 	only, err := regexp.Compile(o.only)
 	if err != nil {
 		return err
