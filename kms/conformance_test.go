@@ -338,6 +338,9 @@ func TestTheStockClientReadsHealthSealStatusAndItself(t *testing.T) {
 		if err != nil || !s.Initialized || s.Sealed {
 			t.Errorf("seal status: %+v, %v", s, err)
 		}
+		if l, err := c.Sys().Leader(); err != nil {
+			t.Errorf("leader: %+v, %v", l, err)
+		}
 		self, err := c.Auth().Token().LookupSelf()
 		if err != nil {
 			t.Fatal(err)
