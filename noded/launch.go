@@ -213,7 +213,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 	}
 	wanted := make(chan error, 1)
 	go func() { wanted <- d.stillWanted(setup, l.slurmJob) }()
-	err = errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted, wait(setup, &l.headers))
+	err = errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted, l.awaitHeaders(setup))
 	if err == nil {
 		err = d.leaveFiles(l.record)
 	}

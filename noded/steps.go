@@ -52,7 +52,7 @@ type live struct {
 	door      door
 	phase     atomic.Pointer[string]
 	laps      laps
-	headers   sync.WaitGroup // helpers that write the headers of new volumes
+	headers   []<-chan error // what became of the headers of new volumes, once they are written
 	heldBack  atomic.Bool    // the node is, or may be, drained for its job is suspended
 
 	// stopped is closed when the node can't keep the session; why says so.
@@ -102,7 +102,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			Undo: func(ctx context.Context) error {
 				d.noteAltered(l)
 				l.closeMounts()
-				_ = wait(ctx, &l.headers) // a file server that takes no header must not keep volumes open
+				_ = l.awaitHeaders(ctx) // a file server that takes no header must not keep volumes open
 				flushed, err := unlock.Release(ctx, l.record.ID)
 				l.laps.set("flush", flushed)
 				d.releaseHeld(ctx, l)

@@ -26,11 +26,13 @@ import (
 func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 	n := len(a.manifest.Volumes)
 	opened, failed := make([]*unlock.Opened, n), make([]error, n)
+	l.headers = make([]<-chan error, n)
 	var all sync.WaitGroup
 	for i := range n {
-		all.Go(func() { opened[i], failed[i] = d.openVolume(ctx, l, a, i) })
+		all.Go(func() { opened[i], l.headers[i], failed[i] = d.openVolume(ctx, l, a, i) })
 	}
 	all.Wait()
+	l.headers = slices.DeleteFunc(l.headers, func(written <-chan error) bool { return written == nil })
 	for _, o := range opened {
 		if o != nil {
 			l.opened = append(l.opened, o)
@@ -123,19 +125,21 @@ func (d *Daemon) removeFiles(ctx context.Context, r *session.Record) {
 	}
 }
 
-func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (*unlock.Opened, error) {
+// openVolume also returns where it is told, of a volume that is made here, what
+// became of its header.
+func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (o *unlock.Opened, header <-chan error, err error) {
 	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
 	volume := unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
 		ReadOnly: v.Mode == sealed.ReadOnly, Create: v.Create, Label: v.Label, UID: a.user.UID, GID: a.user.GID,
 		Job: a.manifest.Job, Known: v.State, Holder: d.holder(l), Crypt: d.policy.Volumes.DMCrypt,
 	}
-	o, err := unlock.Open(ctx, l.record.ID, volume)
+	o, err = unlock.Open(ctx, l.record.ID, volume)
 	if said, ok := errors.AsType[*helper.Error](err); ok && errors.Is(err, unlock.ErrInUse) {
-		return nil, refusal(fmt.Sprintf("volume %s: %s", v.Path, said.Text), "wait until that has ended, seal the script again and submit it")
+		return nil, nil, refusal(fmt.Sprintf("volume %s: %s", v.Path, said.Text), "wait until that has ended, seal the script again and submit it")
 	}
 	if err == nil && v.Create {
-		if err = d.writeHeader(ctx, l, volume); err != nil {
+		if header, err = unlock.WriteHeader(context.WithoutCancel(ctx), volume); err != nil {
 			o.Mount.Close()
 		}
 	}
@@ -143,24 +147,26 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 		if v.Mode == sealed.ReadOnly && errors.Is(err, syscall.EIO) {
 			d.noteIncident(audit.Tampered, l.of(""), err.Error())
 		}
-		return nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
+		return nil, nil, refusal(fmt.Sprintf("volume %s: %v", v.Path, err), "check that this is the file that the job was sealed with, unchanged, and seal the script again")
 	}
-	return o, nil
+	return o, header, nil
 }
 
-// writeHeader begins to write the header of a volume that is made here, which is
-// waited for right before the script begins, and by the release. A job whose
-// results have none goes on: its owner's client extracts them by the volume's UUID,
-// and writes another one (cloister volume check --repair).
-func (d *Daemon) writeHeader(ctx context.Context, l *live, v unlock.Volume) error {
-	done, err := unlock.WriteHeader(context.WithoutCancel(ctx), v)
-	if err != nil {
-		return err
-	}
-	l.headers.Go(func() {
-		if err := <-done; err != nil {
-			d.log.Error("a results volume has no LUKS2 header; its owner can extract it, and repair it", zap.Uint32("job", l.slurmJob), zap.Error(err))
+// awaitHeaders waits until the headers of the volumes that are made here are
+// written. The script does not begin without: its results would need a repair
+// (cloister volume check --repair) before their owner's cryptsetup opens them.
+func (l *live) awaitHeaders(ctx context.Context) error {
+	var failed error
+	for _, written := range l.headers {
+		select {
+		case err := <-written:
+			failed = cmp.Or(failed, err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-	})
+	}
+	if failed != nil {
+		return refusal(failed.Error(), nextSealAgain)
+	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package noded
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -165,5 +167,35 @@ func TestAFileIsInTheJournalBeforeItIsMade(t *testing.T) {
 	}
 	if want := []string{"not made and not noted", "made and noted"}; !slices.Equal(states, want) || l.record.Made[0].Path != filepath.Join(dir, "a.luks") {
 		t.Errorf("%q, %+v", states, l.record.Made)
+	}
+}
+
+func TestTheScriptWaitsForAllHeadersAndDoesNotBeginWithoutOne(t *testing.T) {
+	written := func(err error) <-chan error {
+		c := make(chan error, 1)
+		c <- err
+		close(c)
+		return c
+	}
+	slow := make(chan error)
+	l := newLive(7)
+	l.headers = []<-chan error{written(errors.New("no space")), slow}
+	waited := make(chan error, 1)
+	go func() { waited <- l.awaitHeaders(t.Context()) }()
+	slow <- nil
+	close(slow)
+	var refused *sealed.Refusal
+	if err := <-waited; !errors.As(err, &refused) || !strings.Contains(refused.Cause, "no space") {
+		t.Errorf("with a header that failed: %v", err)
+	}
+	// The release waits for them once more.
+	if err := l.awaitHeaders(t.Context()); err != nil {
+		t.Errorf("asked again: %v", err)
+	}
+	l.headers = append(l.headers, make(chan error))
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.awaitHeaders(late); !errors.Is(err, context.Canceled) {
+		t.Errorf("for a header that never comes: %v", err)
 	}
 }

@@ -32,10 +32,11 @@ type headerRequest struct {
 }
 
 // WriteHeader writes the header of a volume that is made here: the owner's
-// cryptsetup wants it, and nobody on the node ever reads one, so neither the
-// opening of the volume nor the job waits for it. Its helper is in no hurry: it
+// cryptsetup wants it, and nobody on the node ever reads one, so the opening of
+// the volume does not wait for it. Its helper is in no hurry: it
 // takes what processor time others leave. WriteHeader returns when it has taken
-// copies of v's keys and of v.File; what became of it is sent to the channel.
+// copies of v's keys and of v.File; what became of it is sent to the channel,
+// which is then closed.
 func WriteHeader(ctx context.Context, v Volume) (<-chan error, error) {
 	keys, err := keyPipe(v.Key, v.KeyslotKey)
 	if err != nil {
@@ -59,6 +60,7 @@ func WriteHeader(ctx context.Context, v Volume) (<-chan error, error) {
 			err = fmt.Errorf("writing the header of volume %d: %w", v.Index, err)
 		}
 		done <- err
+		close(done)
 	}()
 	return done, nil
 }
