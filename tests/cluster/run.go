@@ -115,8 +115,10 @@ func (a *agent) exec(ctx context.Context, argv []string, stdin []byte) (Result, 
 	if err := a.call("guest-exec", args, &started); err != nil {
 		return Result{}, err
 	}
-	// Asking costs the guest time that the command could have: short naps at first, longer ones later.
-	for nap := 10 * time.Millisecond; ; nap = min(nap*5/4, 150*time.Millisecond) {
+	// Asking costs the guest time that the command could have: short naps at first, longer ones later, a
+	// twentieth of what the command took so far.
+	began := time.Now()
+	for nap := 10 * time.Millisecond; ; nap = min(nap*5/4, max(150*time.Millisecond, time.Since(began)/20)) {
 		if err := sleep(ctx, nap); err != nil {
 			a.kill(started.PID)
 			return Result{}, fmt.Errorf("killed: %w", err)
