@@ -21,10 +21,7 @@ import (
 // ended waits until Slurm says that the job is over: for a line of slurmctld's
 // log, which costs nothing, and then, or after a while, for scontrol.
 func (b *Bench) ended(ctx context.Context, id uint32, o *Outcome) error {
-	wait := fmt.Sprintf(`exec 3< <(exec tail -n 1000 -F /var/log/slurm/slurmctld.log 2>/dev/null)
-tail=$!
-timeout 40 grep -q -m 1 ' JobId=%d done' <&3
-kill $tail
+	wait := fmt.Sprintf(`timeout 40 bash -c 'grep -q -m 1 " JobId=%d done" < <(exec tail -n 1000 -F /var/log/slurm/slurmctld.log 2>/dev/null)'
 for i in $(seq 15); do
 	s=$(timeout 30 scontrol -o show job %[1]d)
 	case $s in
@@ -155,13 +152,13 @@ const mark = "=====\n"
 
 // askNode waits while a session has the node. The last answer is to what a
 // session changes and must change back, but for what deploy.ListTraces lists.
-const askNode = `exec 9<> <(:) # nothing ever comes from it
-for i in $(seq 40); do
+const askNode = `bash -c 'exec 9<> <(:) # nothing ever comes from it
+for i in {1..40}; do
 	[ ! -e /run/cloister/fenced.json ] || break
 	set -- /run/cloister/sessions/*.json
 	[ -e "$1" ] || break
 	read -r -t 0.5 -u 9
-done
+done'
 if ! cloister node status --json; then
 	printf '` + markLine + markLine + `'
 else
