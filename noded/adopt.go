@@ -42,10 +42,13 @@ func (d *Daemon) keep(c *handoff.Conn, l *live) error {
 		d.systemd.Keep(keptStepKey, key))
 }
 
-// forget takes the session's descriptors out of systemd's store.
+// forget takes the session's descriptors out of systemd's store. One that stays
+// is of no session, so the next noded closes it.
 func (d *Daemon) forget() {
 	for _, name := range []string{keptLifeline, keptMount, keptIPC, keptStepKey} {
-		d.systemd.Forget(name)
+		if err := d.systemd.Forget(name); err != nil {
+			d.log.Warn("a descriptor stays until noded starts anew", zap.String("name", name), zap.Error(err))
+		}
 	}
 }
 

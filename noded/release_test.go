@@ -1,7 +1,9 @@
 package noded
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,5 +48,41 @@ func TestAReleaseThatFencesTheNodeSaysSo(t *testing.T) {
 	}
 	if drained.Load() != 1 {
 		t.Error("the node is not drained")
+	}
+}
+
+// forgetful is a service manager that does not hear the first request.
+type forgetful struct {
+	noSystemd
+	asked []string
+}
+
+func (f *forgetful) Forget(name string) error {
+	f.asked = append(f.asked, name)
+	if len(f.asked) == 1 {
+		return errors.New("no buffer space")
+	}
+	return nil
+}
+
+// Else systemd would hold the namespaces, and with them the volumes.
+func TestTheViewIsNotUndoneUntilSystemdHeardOfIt(t *testing.T) {
+	d, _ := idleDaemon(policy.OnDemand)
+	store := &forgetful{}
+	d.systemd = store
+	var undo func(context.Context) error
+	for _, s := range d.steps(withSession(t, d), nil) {
+		if s.Name == stepView {
+			undo = s.Undo
+		}
+	}
+	if err := undo(t.Context()); err == nil {
+		t.Error("undone, though systemd was not told")
+	}
+	if !slices.Equal(store.asked, []string{keptMount, keptIPC, keptStepKey}) {
+		t.Errorf("asked to forget %q", store.asked)
+	}
+	if err := undo(t.Context()); err != nil || len(store.asked) != 6 {
+		t.Errorf("the second time: %v, asked to forget %q", err, store.asked)
 	}
 }

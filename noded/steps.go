@@ -112,7 +112,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		{
 			Name: stepView,
 			Do:   func(ctx context.Context, _ session.Saver) error { return d.buildView(ctx, l, a) },
-			Undo: func(context.Context) error { d.dropView(l); return nil },
+			Undo: func(context.Context) error { return d.dropView(l) },
 		},
 		{
 			// Last begun, first undone: nothing of the job is left before
@@ -299,13 +299,14 @@ func (l *live) closeMounts() {
 
 // dropView lets go of the namespaces, systemd's copies included: while one
 // descriptor is open, the volumes in them are in use.
-func (d *Daemon) dropView(l *live) {
+func (d *Daemon) dropView(l *live) (err error) {
 	for _, name := range []string{keptMount, keptIPC, keptStepKey} {
-		d.systemd.Forget(name)
+		err = errors.Join(err, d.systemd.Forget(name))
 	}
 	l.stepKey.Wipe()
 	if l.view != nil {
 		l.view.Close()
 		l.view = nil
 	}
+	return err
 }

@@ -19,7 +19,7 @@ type Systemd interface {
 	// Alive feeds systemd's watchdog.
 	Alive()
 	// Forget takes what is kept under a name out of the store.
-	Forget(name string)
+	Forget(name string) error
 }
 
 // Notifier speaks sd_notify(3) over $NOTIFY_SOCKET.
@@ -62,7 +62,10 @@ func (Notifier) Keep(name string, f *os.File) error {
 	return nil
 }
 
-// Forget implements Systemd. A stale descriptor is closed by the next start.
-func (Notifier) Forget(name string) {
-	_, _ = daemon.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name)
+// Forget implements Systemd.
+func (Notifier) Forget(name string) error {
+	if _, err := daemon.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name); err != nil {
+		return fmt.Errorf("taking a descriptor out of systemd's store: %w", err)
+	}
+	return nil
 }

@@ -21,7 +21,7 @@ type noSystemd struct{}
 func (noSystemd) Status(string)               {}
 func (noSystemd) Alive()                      {}
 func (noSystemd) Keep(string, *os.File) error { return nil }
-func (noSystemd) Forget(string)               {}
+func (noSystemd) Forget(string) error         { return nil }
 
 type countedSlurm struct{ drained *atomic.Int32 }
 
