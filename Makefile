@@ -46,12 +46,17 @@ test-full: deps ## what make test leaves out for its time: Slurm's verbs compare
 
 .PHONY: bench
 bench: deps ## what Cloister costs, measured side by side (ONLY=slurm for a part)
-	$(GO) run ./tests/bench $(if $(ONLY),-only $(ONLY))
+	$(if $(filter-out node,$(ONLY)),,$(MAKE) -s $(VAULT))
+	$(GO) run ./tests/bench -vault $(VAULT) $(if $(ONLY),-only $(ONLY))
+
+VAULT := $(CLOISTER_CACHE)/vault/vault
+$(VAULT): tests/vault/cli/build.sh tests/vault/cli/main.go tests/vault/go.mod
+	@echo 'Building the command line of HashiCorp Vault: a quarter of an hour the first time.'
+	tests/vault/cli/build.sh $@ $(dir $@)work
 
 .PHONY: conformance
-conformance: ## the key server's tests against a real HashiCorp Vault, and its command line against both; built first (a quarter of an hour the first time)
-	tests/vault/cli/build.sh $(CLOISTER_CACHE)/vault/vault $(CLOISTER_CACHE)/vault/work
-	KMS_CLI=$(CLOISTER_CACHE)/vault/vault $(GO) -C tests/vault run -mod=mod . $(GO) -C $(CURDIR) test -timeout 10m -count 1 ./kms
+conformance: $(VAULT) ## the key server's tests against a real HashiCorp Vault, and its command line against both; built first (a quarter of an hour the first time)
+	KMS_CLI=$(VAULT) $(GO) -C tests/vault run -mod=mod . $(GO) -C $(CURDIR) test -timeout 10m -count 1 ./kms
 
 .PHONY: attacks
 attacks: deps ## every attack, refused and, without its defence, successful; ATTACK=9 or 9,14 for some (about an hour)
@@ -65,10 +70,10 @@ canary: deps ## search disks, memory, traffic, logs for what secure jobs held (a
 faults: deps ## noded killed, failing and hanging at each call of a session (many hours; FOR=2h for a part, the next run goes on; LANES=3 on three clusters at once)
 	$(GO) run ./tests/faults/cmd/faults $(if $(FOR),-for $(FOR)) $(if $(LANES),-lanes $(LANES)) $(if $(ONLY),-only '$(ONLY)')
 
-MINUTES ?= 30
+MINUTES ?= $(if $(SESSIONS),600,30)
 .PHONY: soak
-soak: deps ## random secure jobs, kills, reboots and power cuts on both secure nodes for MINUTES=30 (SEED=n deals the same again, CALM=1 lets noded live)
-	$(GO) run ./tests/soak/cmd/soak -for $(MINUTES)m $(if $(SEED),-seed $(SEED)) $(if $(CALM),-calm)
+soak: deps ## random secure jobs, kills, reboots and power cuts on both secure nodes for MINUTES=30 (SEED=n deals the same again, CALM=1 lets noded live; SESSIONS=1000 for that many small jobs)
+	$(GO) run ./tests/soak/cmd/soak -for $(MINUTES)m $(if $(SEED),-seed $(SEED)) $(if $(CALM),-calm) $(if $(SESSIONS),-sessions $(SESSIONS))
 
 FUZZTIME ?= 20s
 .PHONY: fuzz

@@ -5,13 +5,12 @@
 #
 # Standard output: one line a step, "NAME MICROSECONDS", and "first SECONDS",
 # which the job prints itself. by-hand.env, beside this file, names the volume's
-# parameters and the KMS; the files it needs lie there too:
-#   signed, sig   the sealed job as far as it is signed, and its signature
-#   payload.cms   the job's script, encrypted to node.pem
-#   token         a wrapping token with both volume keys
-#   rules.nft     the lock, as nft printed it during a session
-# The guest has no age, gpg or curl: openssl cms stands for the first two and
-# openssl s_client for the third.
+# parameters and the KMS; what else it needs lies there too:
+#   gnupg        the node's key and the user's public one, for gpg
+#   payload.gpg  the job's script, signed by the user and encrypted to the node
+#   token        a wrapping token with both volume keys
+#   vault        the KMS's command line
+#   rules.nft    the lock, as nft printed it during a session
 set -euo pipefail
 here=$(dirname "$0")
 . "$here/by-hand.env"
@@ -41,12 +40,11 @@ lap() {
 	last=$EPOCHREALTIME
 }
 
-ssh-keygen -Y verify -f /etc/cloister/allowed_signers -I "$user" -n cloister-job -s "$here/sig" <"$here/signed" >/dev/null
-lap 'verify the signature (ssh-keygen)'
-
 install -d -m 755 /run/by-hand
-openssl cms -decrypt -binary -inform DER -in "$here/payload.cms" -inkey "$here/node.pem" -recip "$here/node.pem" -out /run/by-hand/job.sh
-lap 'decrypt (openssl cms)'
+status=$(gpg --homedir "$here/gnupg" --batch --quiet --trust-model always --status-fd 1 \
+	--output /run/by-hand/job.sh --decrypt "$here/payload.gpg" 2>/dev/null)
+[[ $status =~ "VALIDSIG $signer " ]]
+lap 'verify and decrypt (gpg)'
 
 nft -f "$here/rules.nft"
 lap 'lock the network (nft)'
@@ -54,30 +52,38 @@ lap 'lock the network (nft)'
 systemctl -q mask --runtime --now ssh.service ssh.socket 2>/dev/null
 lap 'stop and mask sshd (systemctl)'
 
-token=$(<"$here/token")
-answer=$(printf 'POST /v1/sys/wrapping/unwrap HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$kms" "$token" |
-	openssl s_client -quiet -verify_quiet -verify_return_error -CAfile /etc/cloister/kms-ca.pem -connect "$kms" 2>/dev/null)
-[[ $answer =~ '"in":"'([A-Za-z0-9+/=]+) ]]; in_key=${BASH_REMATCH[1]}
-[[ $answer =~ '"out":"'([A-Za-z0-9+/=]+) ]]; out_key=${BASH_REMATCH[1]}
-lap 'fetch the keys (openssl s_client)'
+while read -r pid owner; do
+	((owner < 1000 || owner == user_id)) || kill -KILL "$pid" || true
+done < <(ps -e -o pid=,uid=)
+lap "end other people's processes (ps)"
 
-# plain FILE-DEVICE NAME KEY [OPTION…]: no header is read and no KDF is run.
-plain() {
-	# A key file, not "-": cryptsetup hashes what it reads from its input.
-	cryptsetup open -q --type plain --cipher aes-xts-plain64 --key-size 512 --key-file <(base64 -d <<<"$3") --keyfile-size 64 \
-		--sector-size 4096 "${@:4}" "$1" "$2"
-}
+export VAULT_ADDR=https://$kms VAULT_CACERT=/etc/cloister/kms-ca.pem
+answer=$(VAULT_TOKEN=$(<"$here/token") "$here/vault" unwrap -format=json)
+[[ $answer =~ '"in": "'([A-Za-z0-9+/=]+) ]]; in_key=${BASH_REMATCH[1]}
+[[ $answer =~ '"out": "'([A-Za-z0-9+/=]+) ]]; out_key=${BASH_REMATCH[1]}
+lap 'fetch the keys (vault)'
+
+setpriv --reuid="$user_id" --regid="$user_id" --init-groups test -r "$in_file"
 data=$(losetup --find --show --read-only --offset "$payload_offset" --sizelimit "$payload_size" "$in_file")
 veritysetup open --no-superblock --format=1 --hash=sha256 --data-block-size=4096 --hash-block-size=4096 \
 	--data-blocks="$data_blocks" --salt="$salt" --hash-offset="$hash_offset" "$data" byhand-verity "$in_file" "$root_hash"
-plain /dev/mapper/byhand-verity byhand-in "$in_key" --readonly
+# Plain, as noded opens it: no header is read. A key file, not "-": cryptsetup
+# hashes what it reads from its input.
+cryptsetup open -q --type plain --cipher aes-xts-plain64 --key-size 512 --key-file <(base64 -d <<<"$in_key") --keyfile-size 64 \
+	--sector-size 4096 --readonly /dev/mapper/byhand-verity byhand-in
 lap 'open the data (losetup, verity-, cryptsetup)'
 
 truncate -s "$out_size" "$out_file"
-out=$(losetup --find --show "$out_file")
-plain "$out" byhand-out "$out_key"
+# With the least iterations: no KDF is timed.
+cryptsetup luksFormat -q --type luks2 --cipher aes-xts-plain64 --key-size 512 --sector-size 4096 \
+	--pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file <(printf %s "$out_key") --volume-key-file <(base64 -d <<<"$out_key") "$out_file"
+cryptsetup open -q --type luks2 --volume-key-file <(base64 -d <<<"$out_key") "$out_file" byhand-out
 mkfs.ext4 -q -F -b 4096 -I 256 -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0 /dev/mapper/byhand-out
-lap 'make the results (… cryptsetup, mkfs.ext4)'
+lap 'make the results (cryptsetup, mkfs.ext4)'
+
+# Is the job still wanted, and alone? This one is no job, so none is there.
+[ -z "$(squeue --noheader --nodelist="$HOSTNAME" --format=%A)" ]
+lap 'ask Slurm about the job (squeue)'
 
 first=$(unshare --mount --ipc --propagation private "$0" view)
 ended=$EPOCHREALTIME
@@ -87,7 +93,6 @@ echo "first-instruction $((${first/./} - ${began/./}))"
 cryptsetup close byhand-out
 cryptsetup close byhand-in
 veritysetup close byhand-verity
-losetup --detach "$out"
 losetup --detach "$data"
 rm -r /run/by-hand
 nft delete table inet byhand

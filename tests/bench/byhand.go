@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -28,7 +27,9 @@ const (
 	// Both files lie on the same file server as the job's. Root on a node is
 	// nobody there, so the one is readable and the other made by everybody.
 	byHandIn  = "/shared/scratch/by-hand-in.luks"
-	byHandOut = "/shared/scratch/by-hand-out.img"
+	byHandOut = "/shared/scratch/by-hand-out.luks"
+	// resultsSize behind the header that cryptsetup makes by itself, 16 MiB.
+	byHandOutSize = "48M"
 )
 
 // byHand is one run of the script, in seconds.
@@ -49,15 +50,6 @@ func (b *bench) prepareByHand(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sealed, err := os.ReadFile(filepath.Join(b.LaptopDir(who), "bench-rules.sealed"))
-	if err != nil {
-		return err
-	}
-	signed, rest, ok := strings.Cut(string(sealed), "-----BEGIN SSH SIGNATURE-----\n")
-	sig, _, closed := strings.Cut(rest, "-----END SSH SIGNATURE-----\n")
-	if !ok || !closed {
-		return errors.New("a sealed job without a signature")
-	}
 	data, err := b.dataVolume()
 	if err != nil {
 		return err
@@ -74,25 +66,35 @@ func (b *bench) prepareByHand(ctx context.Context) error {
 		return err
 	}
 	for name, text := range map[string]string{
-		"by-hand.sh":  byHandScript,
-		"by-hand.env": environment(strings.TrimSpace(uid), data.Pinned),
-		"signed":      signed,
-		"sig":         "-----BEGIN SSH SIGNATURE-----\n" + sig + "-----END SSH SIGNATURE-----\n",
-		"rules.nft":   rules,
-		"job.sh":      "echo \"$EPOCHREALTIME\"\nset -e\ntest -s /mnt/data/data.txt\n: >/mnt/results/written\n",
+		"by-hand.sh": byHandScript,
+		"rules.nft":  rules,
+		"job.sh":     "echo \"$EPOCHREALTIME\"\nset -e\ntest -s /mnt/data/data.txt\n: >/mnt/results/written\n",
 	} {
 		if err := b.putText(ctx, name, text); err != nil {
 			return err
 		}
 	}
-	// RSA, as most keys for gpg and CMS are; its decryption is what is timed.
-	_, err = b.Output(ctx, node, `set -e
+	if err := b.Put(ctx, node, b.vault, byHandDir+"/vault", 0o755); err != nil {
+		return err
+	}
+	// Keys of gpg's default kind. The user's private one lies elsewhere.
+	signer, err := b.Output(ctx, node, `set -e
 cd `+byHandDir+`
 chmod 755 by-hand.sh
-openssl req -quiet -x509 -newkey rsa:3072 -nodes -subj /CN=node -days 2 -keyout key.pem -out cert.pem
-cat key.pem cert.pem > node.pem
-openssl cms -encrypt -binary -aes-256-cbc -outform DER -in job.sh -out payload.cms cert.pem`)
-	return err
+install -d -m 700 gnupg laptop
+key() { gpg --homedir "$1" --batch --quiet --passphrase '' --quick-generate-key "$2" default default never; }
+key gnupg node
+key laptop `+who+`
+gpg --homedir gnupg --batch --export node | gpg --homedir laptop --batch --quiet --import
+gpg --homedir laptop --batch --export `+who+` | gpg --homedir gnupg --batch --quiet --import
+gpg --homedir laptop --batch --quiet --trust-model always --local-user `+who+` --recipient node --sign --encrypt --output payload.gpg job.sh
+gpg --homedir laptop --batch --with-colons --list-keys `+who+` | awk -F: '$1 == "fpr" { print $10; exit }'
+gpgconf --homedir laptop --kill all
+rm -r laptop job.sh`)
+	if err != nil {
+		return err
+	}
+	return b.putText(ctx, "by-hand.env", environment(strings.TrimSpace(uid), strings.TrimSpace(signer), data.Pinned))
 }
 
 func (b *bench) putText(ctx context.Context, name, text string) error {
@@ -113,9 +115,9 @@ func (b *bench) dataVolume() (keystore.Volume, error) {
 }
 
 // environment is by-hand.env.
-func environment(uid string, p volume.Pinned) string {
-	return fmt.Sprintf(`user=%s
-user_id=%s
+func environment(uid, signer string, p volume.Pinned) string {
+	return fmt.Sprintf(`user_id=%s
+signer=%s
 kms=%s
 in_file=%s
 payload_offset=%d
@@ -126,8 +128,8 @@ salt=%s
 root_hash=%s
 out_file=%s
 out_size=%s
-`, who, uid, kmsAddress, byHandIn, p.PayloadOffset, p.PayloadSize, p.PayloadSize/p.Verity.DataBlockSize,
-		p.Verity.HashOffset, p.Verity.Salt, p.Verity.RootHash, byHandOut, resultsSize)
+`, uid, signer, kmsAddress, byHandIn, p.PayloadOffset, p.PayloadSize, p.PayloadSize/p.Verity.DataBlockSize,
+		p.Verity.HashOffset, p.Verity.Salt, p.Verity.RootHash, byHandOut, byHandOutSize)
 }
 
 var wrappingToken = regexp.MustCompile(`"token":"([^"]+)"`)

@@ -42,6 +42,7 @@ func main() {
 	defer stop()
 	only := flag.String("only", "", "measure only this `part`: "+strings.Join(parts, ", ")+" (open, node and images need a cluster)")
 	rounds := flag.Int("pairs", 3500, "how often srun and sbatch are timed with the plugin and without")
+	vault := flag.String("vault", "", "the `program` with which the script by hand asks the KMS; make bench builds it (part node)")
 	calm := flag.Duration("calm", time.Minute, "how long to wait for other work to end before that")
 	flag.Parse()
 	if flag.NArg() > 0 || *only != "" && !slices.Contains(parts, *only) || *rounds < 50 {
@@ -49,7 +50,7 @@ func main() {
 		os.Exit(2)
 	}
 	began := time.Now()
-	if err := run(ctx, *only, *rounds, *calm); err != nil {
+	if err := run(ctx, *only, *vault, *rounds, *calm); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
 		os.Exit(1)
 	}
@@ -58,7 +59,7 @@ func main() {
 
 // run measures the parts, and before the guests take processor time all that
 // needs none.
-func run(ctx context.Context, only string, pairs int, calm time.Duration) error {
+func run(ctx context.Context, only, vault string, pairs int, calm time.Duration) error {
 	wanted := func(part string) bool { return only == "" || only == part }
 	if err := printHost(); err != nil {
 		return err
@@ -96,12 +97,15 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 	if !wanted("open") && !wanted("node") && !wanted("images") {
 		return nil
 	}
+	if _, err := os.Stat(vault); wanted("node") && err != nil {
+		return fmt.Errorf("the KMS's command line, -vault: %w: start it as make bench ONLY=node, which builds it", err)
+	}
 	site, err := deploy.Start(ctx, deploy.Release, func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
 	if err != nil {
 		return err
 	}
 	defer site.Close()
-	b := &bench{site}
+	b := &bench{site, vault}
 	if err := b.printGuest(ctx); err != nil {
 		return err
 	}
@@ -130,7 +134,10 @@ func run(ctx context.Context, only string, pairs int, calm time.Duration) error 
 }
 
 // A bench measures on a site's node.
-type bench struct{ *deploy.Site }
+type bench struct {
+	*deploy.Site
+	vault string // the KMS's command line
+}
 
 func (b *bench) measureNode(ctx context.Context) error {
 	idle, err := b.nodedUse(ctx)

@@ -74,6 +74,5 @@ func (h handOff) print() {
 	row("released", handReleased)
 	fmt.Printf("by hand / Cloister: %.1f × to the first instruction (budget in the guest ≥ 10 ×), %.1f × to release (budget ≤ 1 s without storing data)\n",
 		median(handFirst)/median(first), median(handReleased)/median(released))
-	fmt.Println("By hand leaves out, for want of a tool or in its own favour: age (openssl cms instead), policy, replay check,")
-	fmt.Println("ending foreign processes, the results' LUKS header, opening files as the user, most of the job view.")
+	fmt.Println("By hand leaves out: policy, replay check, journal, records, opening files as the user, most of the job view.")
 }
