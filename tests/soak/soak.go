@@ -143,6 +143,11 @@ func (s *Soak) For(ctx context.Context, length time.Duration) error {
 		})
 	}
 	wg.Wait()
+	return s.conclude(ctx, errs...)
+}
+
+// conclude looks what the sessions left and prints the report.
+func (s *Soak) conclude(ctx context.Context, errs ...error) error {
 	if ctx.Err() == nil {
 		for _, l := range s.lanes {
 			if err := l.leftovers(ctx); err != nil {
@@ -157,8 +162,9 @@ func (s *Soak) For(ctx context.Context, length time.Duration) error {
 	return errors.Join(errs...)
 }
 
-func (l *lane) run(ctx context.Context, end time.Time) error {
-	// What a first session leaves for good, such as loaded modules, is no leak.
+// begin has a first session: what that leaves for good, such as loaded modules,
+// is no leak.
+func (l *lane) begin(ctx context.Context) error {
 	if err := l.play(ctx, Plan{Blow: Nothing, Records: 1, Inputs: true, Image: true, Step: true}); err != nil {
 		return err
 	}
@@ -167,7 +173,12 @@ func (l *lane) run(ctx context.Context, end time.Time) error {
 	}
 	l.rested = l.samples[len(l.samples)-1]
 	var err error
-	if l.usual, err = l.surveyed(ctx); err != nil {
+	l.usual, err = l.surveyed(ctx)
+	return err
+}
+
+func (l *lane) run(ctx context.Context, end time.Time) error {
+	if err := l.begin(ctx); err != nil {
 		return err
 	}
 	for time.Now().Before(end) && ctx.Err() == nil {
