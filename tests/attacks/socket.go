@@ -76,11 +76,11 @@ func atSocket(ctx context.Context, s *deploy.Site, _ Victim) error {
 const nodedPID = "systemctl show -p MainPID --value cloister-noded.service"
 
 // askAsBob asks noded as another user. noded ends the processes of others during
-// a session, this one too, at times before it has asked: then it asks again.
+// a session, this one too, at times before it has said so: then it asks again.
 func askAsBob(ctx context.Context, s *deploy.Site) (said string, err error) {
 	for try := 0; try < 10 && said == "" && err == nil; try++ {
 		var r cluster.Result
-		r, err = s.RunAs(ctx, "bob", cluster.S2, peer+" ask")
+		r, err = s.Run(ctx, cluster.S2, peer+" ask $(id -u bob)")
 		said = r.Stdout
 	}
 	return said, err

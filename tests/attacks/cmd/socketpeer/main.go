@@ -3,18 +3,22 @@
 // Command socketpeer talks to noded's socket as Slurm's plugin never would. It
 // runs on a node of the test cluster:
 //
-//	socketpeer ask     one request in order; prints the answer or why there is none
-//	socketpeer flood   nonsense of every kind, then thousands of connections; prints
-//	                   what was not refused, and how many there were
+//	socketpeer ask UID   one request in order, as that user; prints the answer or why
+//	                     there is none
+//	socketpeer flood     nonsense of every kind, then thousands of connections; prints
+//	                     what was not refused, and how many there were
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,23 +31,37 @@ var step = []string{"cloister=1", "ask=launch", "job=7", "step=0", "uid=2002", "
 	"restart=0", "arrayjob=0", "arraytask=0", "secure=0", "arg=/bin/true", "cwd=/"}
 
 func main() {
-	switch strings.Join(os.Args[1:], " ") {
-	case "ask":
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "ask":
+		if err := become(os.Args[2]); err != nil {
+			fmt.Println("harness:", err)
+			os.Exit(1)
+		}
 		answer, err := ask(datagram(step...), nil, 30*time.Second)
 		if err != nil {
 			fmt.Println("no answer:", err)
 			return
 		}
 		fmt.Printf("answered: %s\n", strings.ReplaceAll(answer, "\x00", " "))
-	case "flood":
+	case len(os.Args) == 2 && os.Args[1] == "flood":
 		if err := flood(); err != nil {
 			fmt.Println("harness:", err)
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "usage: socketpeer ask|flood")
+		fmt.Fprintln(os.Stderr, "usage: socketpeer ask UID | flood")
 		os.Exit(2)
 	}
+}
+
+// become has all threads be the user's, with the group of the same number. A program
+// that was started as the user would mostly be ended by noded before it asks.
+func become(user string) error {
+	uid, err := strconv.Atoi(user)
+	if err != nil {
+		return err
+	}
+	return cmp.Or(syscall.Setgroups(nil), syscall.Setresgid(uid, uid, uid), syscall.Setresuid(uid, uid, uid))
 }
 
 func datagram(fields ...string) []byte { return []byte(strings.Join(fields, "\x00") + "\x00") }
