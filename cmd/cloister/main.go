@@ -29,8 +29,9 @@ func main() {
 
 // run executes one command line and returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
-	defer stop()
+	// The signals are not given back: one that came right before the exit would
+	// make a command that is done end as if it were not.
+	ctx, _ := signal.NotifyContext(context.Background(), endings()...)
 	root := newRoot(&app{stdout: stdout, stderr: stderr})
 	root.SetArgs(args)
 	root.SetIn(stdin)
