@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // After an error that leaves it open what is in the file, recovering is tried
@@ -98,7 +96,7 @@ func readBack(f *os.File) (end Head, whole bool, err error) {
 	if err := f.Sync(); err != nil {
 		return end, false, fmt.Errorf("flushing the records: %w", err)
 	}
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+	if err := dropCache(f); err != nil {
 		return end, false, fmt.Errorf("reading %s back: %w", filepath.Base(f.Name()), err)
 	}
 	b, err := readFile(f.Name())
