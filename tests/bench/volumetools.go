@@ -117,7 +117,7 @@ func mounted(line string) string {
 	return "gocryptfs -q -passfile " + passFile + " v " + mountPoint + "; " + line + "; fusermount -u " + mountPoint
 }
 
-// prepare makes the programs that nobody packages as new as they are, and the keys of the others.
+// prepare builds age and least, and makes the keys of the others.
 func (r rounds) prepare(ctx context.Context) error {
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", r.dir+"/", "filippo.io/age/cmd/age", "cloister/tests/bench/least").CombinedOutput(); err != nil {
 		return fmt.Errorf("building age and least: %w: %s", err, out)

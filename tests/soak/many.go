@@ -33,7 +33,11 @@ func (s *Soak) Many(ctx context.Context, sessions int, length time.Duration) err
 			return err
 		}
 	}
-	return s.conclude(ctx, ctx.Err())
+	err := ctx.Err()
+	if err == nil && l.sessions < sessions {
+		err = fmt.Errorf("after %v there were %d of %d sessions", length, l.sessions, sessions)
+	}
+	return s.conclude(ctx, err)
 }
 
 // array runs one array and looks at what came of it. Of its volumes one is read.
@@ -67,7 +71,7 @@ ls %[2]s/%[3]s-*.luks | wc -l`, job, deploy.Home(l.who), name))
 	if err != nil {
 		return err
 	}
-	l.settle(ctx, Plan{}, began)
+	l.settle(ctx, Plan{Blow: Nothing}, began)
 	if err := l.sample(ctx); err != nil {
 		return err
 	}
