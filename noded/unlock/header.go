@@ -19,10 +19,6 @@ import (
 
 var verbHeader = helper.Register("unlock-header", handleHeader)
 
-// patient is the nice value of who writes a header: a tenth of an ordinary
-// process's share, so that it comes to its end beside a job that computes.
-const patient = 10
-
 // headerRequest is what the helper gets besides the file and a pipe with keys.
 type headerRequest struct {
 	Pinned        volume.Pinned `json:"pinned"`
@@ -32,11 +28,10 @@ type headerRequest struct {
 }
 
 // WriteHeader writes the header of a volume that is made here: the owner's
-// cryptsetup wants it, and nobody on the node ever reads one, so the opening of
-// the volume does not wait for it. Its helper is in no hurry: it
-// takes what processor time others leave. WriteHeader returns when it has taken
-// copies of v's keys and of v.File; what became of it is sent to the channel,
-// which is then closed.
+// cryptsetup wants it, and nobody on the node ever reads one, so that only the
+// script waits for it, and not the opening of the volume. WriteHeader returns
+// when it has taken copies of v's keys and of v.File; what became of it is sent
+// to the channel, which is then closed.
 func WriteHeader(ctx context.Context, v Volume) (<-chan error, error) {
 	keys, err := keyPipe(v.Key, v.KeyslotKey)
 	if err != nil {
@@ -81,8 +76,6 @@ func handleHeader(body []byte, files []*os.File) (any, []*os.File, error) {
 	}
 	defer key.Wipe()
 	defer keyslotKey.Wipe()
-	// Of this thread, to which helpers keep. If it cannot be had, so be it.
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, patient)
 	header, err := volume.HeaderForNewVolume(rand.Reader, r.Pinned, r.Label, volume.Keys{VolumeKey: key, KeyslotKey: keyslotKey})
 	if err != nil {
 		return nil, nil, err
