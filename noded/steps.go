@@ -43,17 +43,18 @@ type live struct {
 	record   *session.Record
 	run      sealed.Run
 
-	imageFile string // the verified copy, "" without one
-	secrets   *sealed.Secrets
-	opened    []*unlock.Opened
-	held      []*unlock.Held // the volumes of opened that are for writing
-	view      *jobview.View
-	stepKey   stepproof.Key
-	door      door
-	phase     atomic.Pointer[string]
-	laps      laps
-	headers   []<-chan error // what became of the headers of new volumes, once they are written
-	heldBack  atomic.Bool    // the node is, or may be, drained for its job is suspended
+	imageFile  string // the verified copy, "" without one
+	secrets    *sealed.Secrets
+	opened     []*unlock.Opened
+	held       []*unlock.Held // the volumes of opened that are for writing
+	view       *jobview.View
+	stepKey    stepproof.Key
+	door       door
+	phase      atomic.Pointer[string]
+	laps       laps
+	headers    []<-chan error     // what became of the headers of new volumes, once they are written
+	endHeaders context.CancelFunc // kills who writes them; nil before the first
+	heldBack   atomic.Bool        // the node is, or may be, drained for its job is suspended
 
 	// stopped is closed when the node can't keep the session; why says so.
 	stop    sync.Once
@@ -102,7 +103,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 			Undo: func(ctx context.Context) error {
 				d.noteAltered(l)
 				l.closeMounts()
-				_ = l.awaitHeaders(ctx) // a file server that takes no header must not keep volumes open
+				l.stopHeaders(ctx)
 				flushed, err := unlock.Release(ctx, l.record.ID)
 				l.laps.set("flush", flushed)
 				d.releaseHeld(ctx, l)

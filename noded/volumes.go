@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"cloister/noded/account"
 	"cloister/noded/audit"
@@ -27,9 +28,11 @@ func (d *Daemon) openVolumes(ctx context.Context, l *live, a *admission) error {
 	n := len(a.manifest.Volumes)
 	opened, failed := make([]*unlock.Opened, n), make([]error, n)
 	l.headers = make([]<-chan error, n)
+	headers, end := context.WithCancel(context.WithoutCancel(ctx))
+	l.endHeaders = end
 	var all sync.WaitGroup
 	for i := range n {
-		all.Go(func() { opened[i], l.headers[i], failed[i] = d.openVolume(ctx, l, a, i) })
+		all.Go(func() { opened[i], l.headers[i], failed[i] = d.openVolume(ctx, headers, l, a, i) })
 	}
 	all.Wait()
 	l.headers = slices.DeleteFunc(l.headers, func(written <-chan error) bool { return written == nil })
@@ -126,8 +129,8 @@ func (d *Daemon) removeFiles(ctx context.Context, r *session.Record) {
 }
 
 // openVolume also returns where it is told, of a volume that is made here, what
-// became of its header.
-func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (o *unlock.Opened, header <-chan error, err error) {
+// became of its header, which is written until headers ends.
+func (d *Daemon) openVolume(ctx, headers context.Context, l *live, a *admission, i int) (o *unlock.Opened, header <-chan error, err error) {
 	v, keys := a.manifest.Volumes[i], l.secrets.Volumes[i]
 	volume := unlock.Volume{
 		Index: i, File: a.volumes[i], Pinned: v.Pinned, Key: keys.VolumeKey, KeyslotKey: keys.KeyslotKey,
@@ -139,7 +142,7 @@ func (d *Daemon) openVolume(ctx context.Context, l *live, a *admission, i int) (
 		return nil, nil, refusal(fmt.Sprintf("volume %s: %s", v.Path, said.Text), "wait until that has ended, seal the script again and submit it")
 	}
 	if err == nil && v.Create {
-		if header, err = unlock.WriteHeader(context.WithoutCancel(ctx), volume); err != nil {
+		if header, err = unlock.WriteHeader(headers, volume); err != nil {
 			o.Mount.Close()
 		}
 	}
@@ -169,4 +172,22 @@ func (l *live) awaitHeaders(ctx context.Context) error {
 		return refusal(failed.Error(), nextSealAgain)
 	}
 	return nil
+}
+
+// headersGrace is how long the closing of volumes waits for headers that are
+// still being written, and then for the end of who writes them. The rest of a try
+// to undo must do for the closing itself, which takes the keys from the kernel
+// whatever a file server does.
+const headersGrace = 4 * time.Second
+
+func (l *live) stopHeaders(ctx context.Context) {
+	for range 2 {
+		wait, cancel := context.WithTimeout(ctx, headersGrace)
+		_ = l.awaitHeaders(wait)
+		cancel()
+		if l.endHeaders != nil {
+			l.endHeaders()
+		}
+	}
+	l.headers = nil // the next try does not wait again
 }

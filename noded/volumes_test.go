@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"cloister/noded/account"
 	"cloister/noded/handoff"
@@ -198,4 +200,18 @@ func TestTheScriptWaitsForAllHeadersAndDoesNotBeginWithoutOne(t *testing.T) {
 	if err := l.awaitHeaders(late); !errors.Is(err, context.Canceled) {
 		t.Errorf("for a header that never comes: %v", err)
 	}
+}
+
+func TestTheClosingOfVolumesHasTimeLeftWhenAHeaderNeverComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLive(7)
+		killed, kill := context.WithCancel(t.Context())
+		l.headers, l.endHeaders = []<-chan error{make(chan error)}, kill
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		l.stopHeaders(ctx)
+		if ctx.Err() != nil || killed.Err() == nil {
+			t.Errorf("the undo's time: %v; who writes the header: %v", ctx.Err(), killed.Err())
+		}
+	})
 }

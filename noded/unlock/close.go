@@ -16,6 +16,8 @@ const (
 	// reference to a mount namespace is dropped in the background.
 	busyWait = 10 * time.Second
 	busyPoll = 10 * time.Millisecond
+	// leaveTries is how often the counting of a closing is tried.
+	leaveTries = 3
 )
 
 type closeRequest struct {
@@ -73,7 +75,11 @@ func closeDevice(name string, until time.Time) (forced bool, flushed time.Durati
 		if state != devicemapper.Busy {
 			// A closing that cannot be counted must not keep the key in the kernel: the
 			// owner's client says that the volume was not closed.
-			_ = leave(name)
+			for range leaveTries {
+				if leave(name) == nil {
+					break
+				}
+			}
 			flush(name)
 			// A dm-integrity that ends puts to its place what is in its journal.
 			err = devicemapper.Close(name)

@@ -106,9 +106,18 @@ func (b *Bench) Renew(ctx context.Context) error {
 func (b *Bench) Close() error {
 	if b.ahead != nil {
 		<-b.ahead
+		b.ahead = nil // a bench that could not be renewed is closed twice
 	}
 	os.RemoveAll(b.dir)
 	return b.site.Close()
+}
+
+// KeepLogs writes what the cluster's nodes logged to a new directory.
+func (b *Bench) KeepLogs(ctx context.Context) (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "cloister-faults-logs-"); err != nil {
+		return "", err
+	}
+	return dir, b.site.KeepLogs(ctx, dir)
 }
 
 // Site is for a test that wants its logs.

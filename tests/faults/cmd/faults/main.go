@@ -156,7 +156,8 @@ func (t *trial) group(ctx context.Context, cells []faults.Cell) (bad bool, err e
 	if err == nil && at < 0 {
 		return false, t.m.Keep(found...)
 	}
-	t.log("bad, or nothing was shown (%v), of %v", err, cells)
+	logs, logsErr := t.b.KeepLogs(ctx)
+	t.log("bad, or nothing was shown (%v), of %v; the nodes' logs: %s %v", err, cells, logs, logsErr)
 	shown := err == nil
 	if err := t.b.Renew(ctx); err != nil {
 		return true, err
