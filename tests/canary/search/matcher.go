@@ -25,12 +25,15 @@ type Matcher struct {
 	patterns []pattern
 	shortest int
 	shift    [1 << 16]uint8
-	ending   map[uint16][]int // patterns whose first shortest bytes end in that block
+	ending   [1 << 16][]int // patterns whose first shortest bytes end in that block
+	// leading is the most zeros with which a pattern begins. Most of a guest's memory is zeros, and a binary value as
+	// UTF-16 may well have two, whose block would then not move the window on.
+	leading int
 }
 
 // NewMatcher prepares a search for all forms of the needles, and for the magic numbers of gzip and zstd.
 func NewMatcher(needles []Needle) (*Matcher, error) {
-	m := &Matcher{ending: make(map[uint16][]int)}
+	m := &Matcher{}
 	for _, n := range needles {
 		if len(n.Value) < MinValue {
 			return nil, fmt.Errorf("search: needle %s has %d bytes, want at least %d", n.Name, len(n.Value), MinValue)
@@ -56,6 +59,7 @@ func NewMatcher(needles []Needle) (*Matcher, error) {
 		m.shift[i] = uint8(m.shortest - 1)
 	}
 	for i, p := range m.patterns {
+		m.leading = max(m.leading, zeros(p.bytes))
 		for j := 1; j < m.shortest; j++ {
 			block := uint16(p.bytes[j-1])<<8 | uint16(p.bytes[j])
 			m.shift[block] = min(m.shift[block], uint8(m.shortest-1-j))
@@ -65,6 +69,16 @@ func NewMatcher(needles []Needle) (*Matcher, error) {
 		}
 	}
 	return m, nil
+}
+
+// zeros counts the zero bytes with which b begins.
+func zeros(b []byte) int {
+	for i, c := range b {
+		if c != 0 {
+			return i
+		}
+	}
+	return len(b)
 }
 
 // longest is the length of the longest pattern, in bytes.
@@ -84,6 +98,10 @@ func (m *Matcher) find(b []byte, found func(p pattern, at int)) {
 			continue
 		}
 		start := i - m.shortest + 1
+		if block == 0 && m.leading < m.shortest && zeros(b[start:i+1]) == m.shortest {
+			i += m.shortest - m.leading // what starts before begins with more zeros
+			continue
+		}
 		for _, k := range m.ending[block] {
 			if bytes.HasPrefix(b[start:], m.patterns[k].bytes) {
 				found(m.patterns[k], start)

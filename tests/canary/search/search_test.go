@@ -90,6 +90,30 @@ func TestAValueAtTheVeryStartAndEndIsFound(t *testing.T) {
 	}
 }
 
+func TestAValueWithZerosIsFoundAmongZeros(t *testing.T) {
+	for at := range 4 {
+		for n := 1; n <= 8; n++ {
+			v := bytes.Clone(value)
+			clear(v[at : at+n])
+			var data []byte
+			want := make(map[int64]string)
+			for gap := range 40 {
+				for _, form := range Forms {
+					data = append(data, make([]byte, gap)...)
+					want[int64(len(data))] = form
+					data = append(data, Encode(form, v)...)
+				}
+			}
+			for _, h := range searched(t, data, Needle{"it", v}, Needle{"other", noise(5, 16)}).Hits {
+				delete(want, h.Offset)
+			}
+			if len(want) > 0 {
+				t.Errorf("%x was not found at %v", v, want)
+			}
+		}
+	}
+}
+
 func gz(t *testing.T, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -175,7 +199,9 @@ func FuzzAPlantedValueIsFound(f *testing.F) {
 func BenchmarkMemoryOfAGuest(b *testing.B) {
 	var needles []Needle
 	for i := range 20 {
-		needles = append(needles, Needle{"n", noise(uint64(i), 32)})
+		n := noise(uint64(i), 32)
+		n[i] = 0 // of so many random keys, some have one
+		needles = append(needles, Needle{"n", n})
 	}
 	m, err := NewMatcher(needles)
 	if err != nil {
