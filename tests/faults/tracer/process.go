@@ -54,12 +54,29 @@ func programOf(argv0, argv1 string) string {
 }
 
 // journalDir is where noded's session journal lies.
-const journalDir = "/run/cloister/sessions"
+var journalDir = "/run/cloister/sessions"
+
+// A place is where the session was by a journal entry, which is another file
+// each time that it is written.
+type place struct {
+	entry string // "" if nothing is known
+	inode uint64
+	phase string
+}
 
 // phase is where the session is, by its journal.
 func (t *tracer) phase() string {
+	var st unix.Stat_t
+	if p := t.last; p.entry != "" && unix.Stat(p.entry, &st) == nil && st.Ino == p.inode {
+		return p.phase
+	}
+	t.last = place{}
 	names, _ := filepath.Glob(journalDir + "/[0-9a-f]*.json")
 	for _, name := range names {
+		// Before it is read: if it is replaced meanwhile, it is read again.
+		if unix.Stat(name, &st) != nil {
+			continue
+		}
 		b, err := os.ReadFile(name)
 		if err != nil {
 			continue
@@ -77,8 +94,9 @@ func (t *tracer) phase() string {
 			step = r.Begun[n-1]
 		}
 		if r.Releasing {
-			return "undo " + step
+			step = "undo " + step
 		}
+		t.last = place{name, st.Ino, step}
 		return step
 	}
 	if t.begun {

@@ -22,8 +22,9 @@ type tracer struct {
 	counts map[string]int
 	trace  call.Trace
 	begun  bool // the session has a journal entry, or had one
-	after  int  // the thread at whose return from a call noded is to die
-	held   int  // the thread whose call is held
+	last   place
+	after  int // the thread at whose return from a call noded is to die
+	held   int // the thread whose call is held
 	until  <-chan time.Time
 }
 
@@ -88,7 +89,7 @@ func (t *tracer) do(pid int, r request) (a answer) {
 func (t *tracer) arm(o call.Orders) {
 	t.orders, t.counts, t.trace, t.begun, t.after = o, map[string]int{}, call.Trace{}, false, 0
 	// Numbers of processes that ended are used again.
-	t.who, t.group = map[int]string{}, map[int]int{}
+	t.who, t.group, t.last = map[int]string{}, map[int]int{}, place{}
 }
 
 // letGo has the call that is held go on.
