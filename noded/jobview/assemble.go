@@ -1,6 +1,7 @@
 package jobview
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -35,7 +36,8 @@ var concealed = []string{"/etc/cloister", "/var/lib/cloister", "/var/lib/private
 
 // A builder puts a view together in the order of its methods below.
 type builder struct {
-	spec  Spec
+	own   *owned
+	spec  Spec     // own's
 	image *os.File // detached mount of the image, nil without one
 	host  *os.File // the host's root directory
 	root  *root
@@ -54,7 +56,7 @@ func (b *builder) close() {
 	}
 }
 
-func (b *builder) assemble() error {
+func (b *builder) assemble(ctx context.Context) error {
 	var err error
 	if mutant.Removed(mutant.PrivateDirectories) {
 		b.spec.Hidden = nil
@@ -68,6 +70,9 @@ func (b *builder) assemble() error {
 	for _, step := range []func() error{
 		b.hostTree, b.conceal, b.proc, b.devices, b.run, b.temporary, b.directories, b.volumes, b.placeImage, b.script,
 	} {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err := step(); err != nil {
 			return err
 		}
@@ -252,7 +257,11 @@ func (b *builder) write(dir *os.File, path string, text []byte, mode uint32) err
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
-	if _, err := f.Write(text); err != nil {
+	err = b.own.read(func() error {
+		_, err := f.Write(text)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	return f.Chown(int(b.spec.UID), int(b.spec.GID))

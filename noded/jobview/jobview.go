@@ -34,6 +34,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -64,22 +65,53 @@ type Spec struct {
 	ImageVolume string // Target of the one in Volumes, for reading, that holds the image; or empty
 }
 
-// own is the spec with copies of what the job alone may read: the caller wipes
-// its own, while a thread that hangs may still come back to them.
-func (s Spec) own() Spec {
+// An owned spec has copies of what the job alone may read: the caller wipes its
+// own, while a thread that hangs may still come back to them.
+type owned struct {
+	Spec
+	mu    sync.Mutex // held while they are read
+	wiped bool
+}
+
+func own(s Spec) *owned {
 	s.Script = bytes.Clone(s.Script)
 	s.StepKey = secret.New(bytes.Clone(s.StepKey.Reveal()))
 	s.Secrets = slices.Clone(s.Secrets)
 	for i, f := range s.Secrets {
 		s.Secrets[i].Content = secret.New(bytes.Clone(f.Content.Reveal()))
 	}
-	return s
+	return &owned{Spec: s}
 }
 
-func (s Spec) wipe() {
-	clear(s.Script)
-	s.StepKey.Wipe()
-	for _, f := range s.Secrets {
+// read calls f, which reads the copies, if they are there.
+func (o *owned) read(f func() error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.wiped {
+		return context.Canceled
+	}
+	return f()
+}
+
+func (o *owned) wipe() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.wipeLocked()
+}
+
+// wipeUnread leaves to the thread what it is reading.
+func (o *owned) wipeUnread() {
+	if o.mu.TryLock() {
+		defer o.mu.Unlock()
+		o.wipeLocked()
+	}
+}
+
+func (o *owned) wipeLocked() {
+	o.wiped = true
+	clear(o.Script)
+	o.StepKey.Wipe()
+	for _, f := range o.Secrets {
 		f.Content.Wipe()
 	}
 }
@@ -113,7 +145,7 @@ func (v *View) Close() {
 // Build makes the view. The host tree is the one that process 1 sees, not
 // what the daemon's own unit leaves of it. If ctx ends first the error says
 // so; the thread that works on it may then hang on a dead file server, holding
-// nothing but a namespace that nobody enters.
+// nothing but a namespace that nobody enters, and puts nothing more into it.
 func Build(ctx context.Context, spec Spec) (*View, error) {
 	if err := spec.validate(); err != nil {
 		return nil, fmt.Errorf("building the job view: %w", err)
@@ -131,10 +163,10 @@ func Build(ctx context.Context, spec Spec) (*View, error) {
 		err  error
 	}
 	done := make(chan result, 1)
-	own := spec.own()
+	o := own(spec)
 	onOwnThread(func() {
-		v, err := build(own, image)
-		own.wipe()
+		v, err := build(ctx, o, image)
+		o.wipe()
 		done <- result{v, err}
 	})
 	select {
@@ -144,6 +176,7 @@ func Build(ctx context.Context, spec Spec) (*View, error) {
 		}
 		return r.view, nil
 	case <-ctx.Done():
+		o.wipeUnread()
 		go func() {
 			if r := <-done; r.view != nil {
 				r.view.Close()
@@ -175,16 +208,16 @@ func onOwnThread(f func()) {
 }
 
 // build runs on a thread of its own.
-func build(spec Spec, image *os.File) (*View, error) {
+func build(ctx context.Context, o *owned, image *os.File) (*View, error) {
 	if image != nil {
 		defer image.Close()
 	}
 	if err := enterFresh(); err != nil {
 		return nil, err
 	}
-	b := builder{spec: spec, image: image}
+	b := builder{own: o, spec: o.Spec, image: image}
 	defer b.close()
-	if err := b.assemble(); err != nil {
+	if err := b.assemble(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.root.pivot(); err != nil {

@@ -436,6 +436,34 @@ func TestRootAndUselessSpecsAreRefused(t *testing.T) {
 	}
 }
 
+func TestABuildThatIsGivenUpHasNothingLeftToWriteIntoTheView(t *testing.T) {
+	text := func() []byte { return []byte("what the job alone may read") }
+	spec := Spec{Script: text(), StepKey: secret.New(text()), Secrets: []Secret{{"pem", secret.New(text())}}}
+	o := own(spec)
+	copies := func() [][]byte { return [][]byte{o.Script, o.StepKey.Reveal(), o.Secrets[0].Content.Reveal()} }
+	check(t, o.read(func() error {
+		o.wipeUnread() // the thread is writing them
+		for _, b := range copies() {
+			if !bytes.Equal(b, text()) {
+				t.Errorf("%q is written", b)
+			}
+		}
+		return nil
+	}))
+	o.wipeUnread()
+	for _, b := range copies() {
+		if !bytes.Equal(b, make([]byte, len(text()))) {
+			t.Errorf("%q is left", b)
+		}
+	}
+	if o.read(func() error { return nil }) == nil {
+		t.Error("they are written although they were wiped")
+	}
+	if !bytes.Equal(spec.Script, text()) || !bytes.Equal(spec.Secrets[0].Content.Reveal(), text()) {
+		t.Error("the caller's were wiped")
+	}
+}
+
 func TestACancelledBuildIsAnError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -71,20 +71,25 @@ type state struct {
 
 // settled waits until nothing happens on the node any more, and says how it is.
 // A call that is held is let go once noded has been done without it for a while:
-// later than all that waited for it.
+// later than all that waited for it. Who made it gets a while, too, to be done.
 func (b *Bench) settled(ctx context.Context, o *Outcome) error {
-	var since time.Time
+	var since, held time.Time // since when it is over, and when a call was last seen to be held
 	for deadline := time.Now().Add(hold + settleLimit); ; {
 		s, err := b.state(ctx)
 		if err != nil {
 			return err
 		}
 		o.Fired, o.Fenced = s.trace.Fired, s.fenced
+		if s.trace.Holding {
+			held = time.Now()
+		}
 		switch {
-		case s.over && !s.trace.Holding:
-			return nil
 		case !s.over:
 			since = time.Time{}
+		case !s.trace.Holding:
+			if time.Since(held) > quiet {
+				return nil
+			}
 		case since.IsZero():
 			since = time.Now()
 		case time.Since(since) > quiet:
