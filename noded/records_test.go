@@ -385,8 +385,10 @@ func TestANodeWhoseRecordsFailForGoodIsGivenUpAndNotRecoveredBeforeTheyAreKept(t
 	slurm := &fakeSlurm{}
 	d.slurm = slurm
 	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() { d.watchRecords(ctx) })
+	defer watching.Wait()
 	defer cancel()
-	go d.watchRecords(ctx)
 	// The directory is gone when the next file is to be begun.
 	if err := os.RemoveAll(filepath.Join(dir, "audit")); err != nil {
 		t.Fatal(err)
