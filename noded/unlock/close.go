@@ -16,7 +16,7 @@ const (
 	// reference to a mount namespace is dropped in the background.
 	busyWait = 10 * time.Second
 	busyPoll = 10 * time.Millisecond
-	// leaveTries is how often the counting of a closing is tried.
+	// leaveTries is how often the counting of a closing is tried, within busyWait.
 	leaveTries = 3
 )
 
@@ -76,7 +76,7 @@ func closeDevice(name string, until time.Time) (forced bool, flushed time.Durati
 			// A closing that cannot be counted must not keep the key in the kernel: the
 			// owner's client says that the volume was not closed.
 			for range leaveTries {
-				if leave(name) == nil {
+				if leave(name) == nil || time.Now().After(until) {
 					break
 				}
 			}
