@@ -158,12 +158,15 @@ func Build(ctx context.Context, spec Spec) (*View, error) {
 			return nil, fmt.Errorf("building the job view: %w", err)
 		}
 	}
+	return own(spec).build(ctx, image)
+}
+
+func (o *owned) build(ctx context.Context, image *os.File) (*View, error) {
 	type result struct {
 		view *View
 		err  error
 	}
 	done := make(chan result, 1)
-	o := own(spec)
 	onOwnThread(func() {
 		v, err := build(ctx, o, image)
 		o.wipe()

@@ -3,6 +3,7 @@ package jobview
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -462,6 +463,60 @@ func TestABuildThatIsGivenUpHasNothingLeftToWriteIntoTheView(t *testing.T) {
 	if !bytes.Equal(spec.Script, text()) || !bytes.Equal(spec.Secrets[0].Content.Reveal(), text()) {
 		t.Error("the caller's were wiped")
 	}
+}
+
+func TestABuildThatHangsHoldsNothingAndOneThatComesBackGoesNoFurther(t *testing.T) {
+	spec := newSpec(t)
+	spec.StepKey = secret.New([]byte("what the job alone may read"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	came := make(chan error)
+	onOwnThread(func() {
+		_, err := build(ctx, own(spec), nil)
+		came <- err
+	})
+	if err := <-came; !errors.Is(err, context.Canceled) {
+		t.Errorf("one that came back: %v", err)
+	}
+
+	was := hostNamespace
+	defer func() { hostNamespace = was }()
+	hostNamespace = filepath.Join(t.TempDir(), "hangs")
+	check(t, unix.Mkfifo(hostNamespace, 0o600))
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	o := own(spec)
+	go func() {
+		if _, err := o.build(ctx, nil); err == nil {
+			came <- errors.New("a view was built")
+			return
+		}
+		came <- nil
+	}()
+	for !opening(t) {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	check(t, <-came)
+	if left := o.StepKey.Reveal(); !bytes.Equal(left, make([]byte, len(left))) {
+		t.Errorf("one that hangs holds %q", left)
+	}
+	f, err := os.OpenFile(hostNamespace, os.O_RDWR, 0) // lets the thread go on
+	check(t, err)
+	defer f.Close()
+	for opening(t) {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// opening says whether a thread of this process hangs in openat(2).
+func opening(t *testing.T) bool {
+	tasks, err := filepath.Glob("/proc/self/task/*/syscall")
+	check(t, err)
+	return slices.ContainsFunc(tasks, func(name string) bool {
+		b, _ := os.ReadFile(name) // a thread that has ended has none
+		return bytes.HasPrefix(b, fmt.Appendf(nil, "%d ", unix.SYS_OPENAT))
+	})
 }
 
 func TestACancelledBuildIsAnError(t *testing.T) {
