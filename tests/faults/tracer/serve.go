@@ -21,10 +21,10 @@ type tracer struct {
 	orders call.Orders
 	counts map[string]int
 	trace  call.Trace
-	begun  bool // the session has a journal entry, or had one
-	last   place
-	after  int // the thread at whose return from a call noded is to die
-	held   int // the thread whose call is held
+	begun  bool  // the session has a journal entry, or had one
+	last   place // what phase found
+	after  int   // the thread at whose return from a call noded is to die
+	held   int   // the thread whose call is held
 	until  <-chan time.Time
 }
 

@@ -156,8 +156,12 @@ func (t *trial) group(ctx context.Context, cells []faults.Cell) (bad bool, err e
 	if err == nil && at < 0 {
 		return false, t.m.Keep(found...)
 	}
-	logs, logsErr := t.b.KeepLogs(ctx)
-	t.log("bad, or nothing was shown (%v), of %v; the nodes' logs: %s %v", err, cells, logs, logsErr)
+	t.log("bad, or nothing was shown (%v), of %v", err, cells)
+	if logs, err := t.b.KeepLogs(ctx); err != nil {
+		t.log("keeping the nodes' logs: %v", err)
+	} else {
+		t.log("the nodes' logs are in %s", logs)
+	}
 	shown := err == nil
 	if err := t.b.Renew(ctx); err != nil {
 		return true, err
