@@ -69,6 +69,7 @@ type Spec struct {
 // own, while a thread that hangs may still come back to them.
 type owned struct {
 	Spec
+	host  string     // hostNamespace
 	mu    sync.Mutex // held while they are read
 	wiped bool
 }
@@ -80,7 +81,7 @@ func own(s Spec) *owned {
 	for i, f := range s.Secrets {
 		s.Secrets[i].Content = secret.New(bytes.Clone(f.Content.Reveal()))
 	}
-	return &owned{Spec: s}
+	return &owned{Spec: s, host: hostNamespace}
 }
 
 // read calls f, which reads the copies, if they are there.
@@ -215,7 +216,7 @@ func build(ctx context.Context, o *owned, image *os.File) (*View, error) {
 	if image != nil {
 		defer image.Close()
 	}
-	if err := enterFresh(); err != nil {
+	if err := enterFresh(o.host); err != nil {
 		return nil, err
 	}
 	b := builder{own: o, spec: o.Spec, image: image}
@@ -258,7 +259,7 @@ var hostNamespace = "/proc/1/ns/mnt"
 
 // enterFresh moves the thread into private copies of process 1's mounts and
 // into an empty IPC namespace.
-func enterFresh() error {
+func enterFresh(hostNamespace string) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unsharing the working directory: %w", err)
 	}

@@ -479,13 +479,11 @@ func TestABuildThatHangsHoldsNothingAndOneThatComesBackGoesNoFurther(t *testing.
 		t.Errorf("one that came back: %v", err)
 	}
 
-	was := hostNamespace
-	defer func() { hostNamespace = was }()
-	hostNamespace = filepath.Join(t.TempDir(), "hangs")
-	check(t, unix.Mkfifo(hostNamespace, 0o600))
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
 	o := own(spec)
+	o.host = filepath.Join(t.TempDir(), "hangs")
+	check(t, unix.Mkfifo(o.host, 0o600))
 	go func() {
 		if _, err := o.build(ctx, nil); err == nil {
 			came <- errors.New("a view was built")
@@ -501,7 +499,7 @@ func TestABuildThatHangsHoldsNothingAndOneThatComesBackGoesNoFurther(t *testing.
 	if left := o.StepKey.Reveal(); !bytes.Equal(left, make([]byte, len(left))) {
 		t.Errorf("one that hangs holds %q", left)
 	}
-	f, err := os.OpenFile(hostNamespace, os.O_RDWR, 0) // lets the thread go on
+	f, err := os.OpenFile(o.host, os.O_RDWR, 0) // lets the thread go on
 	check(t, err)
 	defer f.Close()
 	for opening(t) {
