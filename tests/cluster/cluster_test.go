@@ -50,6 +50,7 @@ func TestACluster(t *testing.T) {
 		{"copies files, also to a node with its network locked", testCopy},
 		{"reaches nothing beyond its bridge", testIsolation},
 		{"captures what crosses the bridge", testCapture},
+		{"saves a node's memory, and lets it not fall behind", testSaveMemory},
 		{"keeps logs of all nodes", testLogs},
 		{"keeps what was synced over a power cut", testPowerCut},
 	} {
@@ -80,6 +81,29 @@ func testFiveNodes(t *testing.T, c *Cluster) {
 	must(t, c, S1, "for p in nft cryptsetup apptainer squashfuse_ll conntrack e2fsck setpriv; do command -v $p || exit 1; done")
 	if out := must(t, c, S1, "touch /shared/home/alice/x 2>&1 || true"); !strings.Contains(out, "denied") {
 		t.Errorf("root of s1 writes to alice's home on the file server: %q", out)
+	}
+}
+
+func testSaveMemory(t *testing.T, c *Cluster) {
+	g, err := c.guest(N1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// To save its memory may take too little time to be seen.
+	if err := g.monitor(t.Context(), func(m *monitor) error {
+		_, stop := m.do("stop", nil)
+		time.Sleep(3 * time.Second)
+		_, cont := m.do("cont", nil)
+		return errors.Join(stop, cont)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SaveMemory(t.Context(), N1, filepath.Join(t.TempDir(), "memory")); err != nil {
+		t.Fatal(err)
+	}
+	lag, err := g.agent.clockLag()
+	if err != nil || lag.Abs() > time.Second {
+		t.Errorf("its clock is %v behind the host's, %v", lag, err)
 	}
 }
 

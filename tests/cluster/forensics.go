@@ -10,13 +10,21 @@ import (
 	"os/exec"
 )
 
-// SaveMemory writes all memory of a running guest, as it is at one moment, to a file on the host.
+// SaveMemory writes all memory of a running guest, as it is at one moment, to a file on the host. The guest stands
+// still for that, and has its clock set afterwards: Slurm takes a node whose clock is five minutes behind for down.
 func (c *Cluster) SaveMemory(ctx context.Context, name, path string) error {
 	g, err := c.guest(name)
 	if err != nil {
 		return err
 	}
-	return g.monitor(ctx, func(m *monitor) (err error) {
+	if err := g.saveMemory(ctx, path); err != nil {
+		return err
+	}
+	return c.setClock(ctx, g)
+}
+
+func (n *node) saveMemory(ctx context.Context, path string) error {
+	return n.monitor(ctx, func(m *monitor) (err error) {
 		if _, err := m.do("stop", nil); err != nil {
 			return err
 		}
@@ -25,7 +33,7 @@ func (c *Cluster) SaveMemory(ctx context.Context, name, path string) error {
 			err = errors.Join(err, cont)
 		}()
 		// All of it lies below the q35 machine's hole at 2 GiB, from address 0 on.
-		size := int64(g.spec.Memory) << 20
+		size := int64(n.spec.Memory) << 20
 		if _, err := m.do("pmemsave", map[string]any{"val": 0, "size": size, "filename": path}); err != nil {
 			return err
 		}

@@ -59,9 +59,9 @@ func TestAMachinesMemoryIsSavedWholeAndItGoesOn(t *testing.T) {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	c := &Cluster{nodes: []*node{{spec: spec{Name: "n", Memory: 64}, dir: dir, proc: cmd, done: make(chan struct{})}}}
+	n := &node{spec: spec{Name: "n", Memory: 64}, dir: dir, proc: cmd, done: make(chan struct{})}
 	path := filepath.Join(t.TempDir(), "memory")
-	if err := c.SaveMemory(t.Context(), "n", path); err != nil {
+	if err := n.saveMemory(t.Context(), path); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(path)
@@ -71,7 +71,7 @@ func TestAMachinesMemoryIsSavedWholeAndItGoesOn(t *testing.T) {
 	if !bytes.Contains(b, []byte("SeaBIOS")) { // the firmware's copy below 1 MiB
 		t.Error("the firmware is not in it")
 	}
-	err = c.nodes[0].monitor(t.Context(), func(m *monitor) error {
+	err = n.monitor(t.Context(), func(m *monitor) error {
 		out, err := m.do("query-status", nil)
 		if err == nil && !bytes.Contains(out, []byte(`"running": true`)) {
 			t.Errorf("afterwards: %s", out)
