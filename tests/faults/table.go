@@ -70,7 +70,9 @@ func (m *Matrix) Table() string {
 	fmt.Fprintf(&b, "A session made %d calls in %d rows, and %d more that not each session makes alike. Of 4 faults at each that is %d cells; as said above %d are tried,\n"+
 		"and %d kills after a call are those before the next.\n\n", len(m.Calls), len(rows), m.Fleeting, 4*len(m.Calls), t.all, same)
 	fmt.Fprintf(&b, "- With this noded %d were run: good %d, bad %d. In %d more the session did not come by the call.\n", t.good+t.bad, t.good, t.bad, t.missed)
-	fmt.Fprintf(&b, "- With an earlier noded, and not yet with this one, %d were run: good %d, bad %d.\n", t.earlier+t.earlierBad, t.earlier, t.earlierBad)
+	if earlier := t.earlier + t.earlierBad; earlier > 0 {
+		fmt.Fprintf(&b, "- With an earlier noded, and not yet with this one, %d were run: good %d, bad %d.\n", earlier, t.earlier, t.earlierBad)
+	}
 	fmt.Fprintf(&b, "- Not run with any: %d.\n\n", t.all-t.good-t.bad-t.missed-t.earlier-t.earlierBad)
 	for _, what := range m.Together {
 		fmt.Fprintf(&b, "- **BAD**: %s\n", what)

@@ -61,13 +61,14 @@ cat /data/word
 	if err != nil {
 		return err
 	}
-	// The guests wait by themselves: asking them costs the sessions' processor time.
+	// The guests wait by themselves: asking them costs the sessions' processor time. A session takes some
+	// 7 s on an idle machine, 20 s on a busy one.
 	states, err := l.Output(ctx, cluster.Head, fmt.Sprintf(`for i in $(seq 400); do
 	[ -n "$(timeout 30 squeue -h -j %d -o %%T 2>/dev/null)" ] || break
 	sleep 3
 done
 timeout 30 scontrol -o show job %[1]d | grep -o 'JobState=[A-Z_]*' | sort | uniq -c
-ls %[2]s/%[3]s-*.luks | wc -l`, job, deploy.Home(l.who), name))
+ls %[2]s/%[3]s-*.luks | wc -l`, job, deploy.Home(l.who), name), cluster.Timeout(5*patience))
 	if err != nil {
 		return err
 	}
