@@ -72,6 +72,8 @@ func (a *app) open(ctx context.Context, path string, o opening) (opened, error) 
 			return opened{}, err
 		}
 		o.uuid = h.UUID
+	} else if err := luks2.ValidUUID(o.uuid); err != nil {
+		return opened{}, advice.Misuse("cloister volume info says it of a whole file", "--uuid %.40q: %w", o.uuid, err)
 	}
 	if o.keyFile != "" || o.passphrase {
 		_, err := store.Describe(o.uuid)

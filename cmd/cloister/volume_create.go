@@ -6,10 +6,14 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"cloister/client/advice"
 	"cloister/client/keystore"
+	"cloister/sealed"
 	"cloister/volume"
 	"cloister/volume/ext4"
 
@@ -57,6 +61,9 @@ whoever has a copy of the volume can then guess at it, for ever.`,
 	c.MarkFlagsMutuallyExclusive("free", "size")
 	c.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		o.Path = args[0]
+		if err := checkLabel(o.Label); err != nil {
+			return err
+		}
 		if o.Free, err = parseSize("free", free); err != nil {
 			return err
 		}
@@ -85,6 +92,15 @@ whoever has a copy of the volume can then guess at it, for ever.`,
 		return a.volumeCreate(cmd.Context(), o)
 	}
 	return c
+}
+
+// checkLabel refuses what no header can hold before hours of work, not after.
+func checkLabel(label string) error {
+	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
+	if len(label) > sealed.MaxLabel || !utf8.ValidString(label) || strings.ContainsFunc(label, unprintable) {
+		return advice.Misuse("for example: --label patients", "--label: want at most %d bytes of printable UTF-8", sealed.MaxLabel)
+	}
+	return nil
 }
 
 // interruptible reads from r until ctx ends, also while r has nothing to give.

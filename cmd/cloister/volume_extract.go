@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path"
 
 	"cloister/client/advice"
 	"cloister/volume"
@@ -39,7 +42,7 @@ followed; devices are left out.`,
 			return a.volumeExtract(cmd.Context(), o, how, *any)
 		},
 	}
-	c.Flags().StringVar(&o.To, "to", "", "the `DIR`ectory to make")
+	c.Flags().StringVar(&o.To, "to", "", "the `DIR`ectory to make, which is not there yet")
 	c.Flags().StringVar(&o.Only, "only", "", "take only what matches this `PATTERN`, for example '*.png'")
 	how.flags(c)
 	any = anyState(c)
@@ -48,6 +51,14 @@ followed; devices are left out.`,
 }
 
 func (a *app) volumeExtract(ctx context.Context, o volume.ExtractOptions, how opening, any bool) error {
+	if _, err := path.Match(o.Only, ""); err != nil {
+		return advice.Misuse("for example: --only '*.png'", "--only %q: %w", o.Only, err)
+	}
+	// One that is there is not replaced, even if it is empty: what was decrypted beside it would have
+	// nowhere to go.
+	if _, err := os.Lstat(o.To); err == nil {
+		return fmt.Errorf("%s: %w", o.To, volume.ErrExists)
+	}
 	v, err := a.open(ctx, o.Path, how)
 	if err != nil {
 		return err
