@@ -84,7 +84,8 @@ type Result struct {
 	Warnings []string
 }
 
-// Seal writes the sealed job to o.Out, replacing what is there.
+// Seal writes the sealed job to o.Out. It replaces an empty file and another
+// sealed job, and refuses to replace anything else.
 func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 	text, err := readFile(o.Script, directives.MaxScript)
 	if err != nil {
@@ -107,6 +108,9 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 			err = fmt.Errorf("%w; %d of %d tokens could not be revoked and end by themselves on %s", err, left, len(s.accessors), s.m.Expires.Format(time.DateOnly))
 		}
 	}()
+	if err := s.replace(); err != nil {
+		return nil, err
+	}
 	if err := s.describe(); err != nil {
 		return nil, err
 	}
