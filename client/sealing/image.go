@@ -1,6 +1,7 @@
 package sealing
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 
 	"cloister/client/advice"
 	"cloister/client/directives"
+	"cloister/client/reading"
 	"cloister/image"
 	"cloister/sealed"
 	"cloister/volume"
@@ -17,13 +19,13 @@ import (
 // maxImage bounds an image, in bytes: far above any real one.
 const maxImage = 1 << 40
 
-func (s *sealing) image() error {
+func (s *sealing) image(ctx context.Context) error {
 	d := s.script.Image
 	if d == nil {
 		return nil
 	}
 	if v := s.script.ImageVolume(); v != nil {
-		return s.imageInVolume(d, v)
+		return s.imageInVolume(ctx, d, v)
 	}
 	file, ok := s.local(d.Path)
 	if !ok {
@@ -41,7 +43,16 @@ func (s *sealing) image() error {
 	if !st.Mode().IsRegular() || st.Size() > maxImage {
 		return advice.Refuse("give a SIF file", "line %d: %s is no image", d.Line, file)
 	}
-	counted := &counter{r: io.LimitReader(f, st.Size())}
+	keys, err := s.o.Site.ImageKeys()
+	if err != nil {
+		return err
+	}
+	total := st.Size()
+	if keys != nil {
+		total *= 2 // for its digest, and for the signatures
+	}
+	r := reading.At(ctx, f, total, s.o.Progress)
+	counted := &counter{r: io.NewSectionReader(r, 0, st.Size())}
 	digest, err := image.Digest(counted)
 	if err != nil {
 		return fmt.Errorf("line %d: reading the image %s: %w", d.Line, file, err)
@@ -50,11 +61,7 @@ func (s *sealing) image() error {
 		return fmt.Errorf("line %d: the image %s changed while it was read", d.Line, file)
 	}
 	s.m.Image = &sealed.Image{Path: d.Path, SHA256: digest, Size: st.Size(), Mount: d.Mount}
-	keys, err := s.o.Site.ImageKeys()
-	if err != nil {
-		return err
-	}
-	if err := judge(f, st.Size(), keys); err != nil {
+	if err := judge(r, st.Size(), keys); err != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("Nodes will refuse the image %s: %v. See cloister image check.", file, err))
 	}
 	return nil
@@ -62,7 +69,7 @@ func (s *sealing) image() error {
 
 // imageInVolume vouches for an image that nodes may run unread: with the site's
 // keys, every byte of it is checked here, through the volume's hash tree.
-func (s *sealing) imageInVolume(d *directives.Image, v *directives.Volume) error {
+func (s *sealing) imageInVolume(ctx context.Context, d *directives.Image, v *directives.Volume) error {
 	file, ok := s.local(v.Path)
 	if !ok {
 		return advice.Refuse(sayWhere(v.Path), "line %d: the image lies in the volume %s, which is not here, so nobody can check it", d.Line, v.Path)
@@ -81,7 +88,7 @@ func (s *sealing) imageInVolume(d *directives.Image, v *directives.Volume) error
 	if err != nil {
 		return err
 	}
-	if err := judge(f, f.Size(), keys); err != nil {
+	if err := judge(reading.At(ctx, f, f.Size(), s.o.Progress), f.Size(), keys); err != nil {
 		return advice.Refuse(image.Remedy(err)+", and make the volume anew", "line %d: image %s: %w", d.Line, d.Path, err)
 	}
 	if keys == nil {

@@ -71,6 +71,9 @@ type Options struct {
 	// volumes and images that lie elsewhere here.
 	Local map[string]string
 
+	// Progress, if not nil, is called while an image is read, with the bytes
+	// read so far and those that will be.
+	Progress func(done, total int64)
 	// Ask asks for the passphrase of the store of keys, if it has one. May be nil.
 	Ask keystore.Asker
 	Now func() time.Time
@@ -117,7 +120,7 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := s.volumes(); err != nil {
 		return nil, err
 	}
-	if err := s.image(); err != nil {
+	if err := s.image(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.secretFiles(); err != nil {

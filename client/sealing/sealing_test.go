@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -350,5 +351,35 @@ func TestWhatCannotBeSealedNeverReachesTheKMS(t *testing.T) {
 		if k.wraps != 0 {
 			t.Errorf("%s: %d tokens were made", name, k.wraps)
 		}
+	}
+}
+
+// TestInterruptedImage has Ctrl-C come while an image is read.
+func TestInterruptedImage(t *testing.T) {
+	k := &fakeKMS{}
+	o, _ := options(t, k, "#!/bin/sh\n#CLOISTER volume=results.luks:/results:rw,create,size=64M\n#CLOISTER image=app.sif\ntrue\n")
+	const size = 1 << 30
+	image := filepath.Join(filepath.Dir(o.Script), "app.sif")
+	rewrite(t, image, "")
+	if err := os.Truncate(image, size); err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	var read, all int64
+	o.Progress = func(done, total int64) {
+		read, all = done, total
+		interrupt()
+	}
+	if _, err := Seal(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if read == 0 || read > size/2 || all != size {
+		t.Errorf("%d of %d bytes were read after the interruption, of an image of %d", read, all, size)
+	}
+	if k.wraps != 0 {
+		t.Errorf("%d tokens were made", k.wraps)
+	}
+	if _, err := os.Stat(o.Out); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the sealed job: %v", err)
 	}
 }

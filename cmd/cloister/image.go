@@ -11,6 +11,7 @@ import (
 
 	"cloister/client/advice"
 	"cloister/client/jobs"
+	"cloister/client/reading"
 	"cloister/image"
 	"cloister/site"
 	"cloister/volume"
@@ -69,10 +70,18 @@ func (a *app) imageCheck(ctx context.Context, path string, o imageFlags) error {
 		return err
 	}
 	defer f.Close()
+	p := newProgress(a.stderr, "reading the image")
+	defer p.clear()
+	total := length
 	if o.job != "" {
-		if err := checkPinned(home, o.job, path, io.NewSectionReader(f, 0, length)); err != nil {
+		total *= 2 // for its digest, and for the signatures
+	}
+	r := reading.At(ctx, f, total, p.step)
+	if o.job != "" {
+		if err := checkPinned(home, o.job, path, io.NewSectionReader(r, 0, length)); err != nil {
 			return err
 		}
+		p.clear()
 		a.printf("%s: the image that %s was sealed with\n", path, o.job)
 	}
 	keys, err := imageKeys(home, o)
@@ -80,14 +89,15 @@ func (a *app) imageCheck(ctx context.Context, path string, o imageFlags) error {
 		return err
 	}
 	if keys == nil {
-		claimed, err := image.Inspect(f, length)
+		claimed, err := image.Inspect(r, length)
 		if err != nil {
 			return advice.Refuse(image.Remedy(err), "image %s: %w", path, err)
 		}
 		return advice.Refuse("ask the administrator for the cluster's image keys, and give them with --keys FILE",
 			"%s says that it is signed by %s; without the cluster's keys nobody can tell whether that is true, or allowed", path, strings.Join(claimed, ", "))
 	}
-	v, err := image.Verify(f, length, keys)
+	v, err := image.Verify(r, length, keys)
+	p.clear()
 	if err != nil {
 		return advice.Refuse(image.Remedy(err), "image %s: %w", path, err)
 	}

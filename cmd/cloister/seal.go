@@ -60,7 +60,7 @@ With requeue=1 Slurm may start each of them once more, with %r in the name too.`
 	c.Flags().StringVarP(&f.out, "output", "o", "", "the sealed job's `FILE` (default: the script's name with .sealed)")
 	c.Flags().StringVar(&f.site, "site", "", "the `CLUSTER` (default: the only one)")
 	c.Flags().StringVar(&f.class, "class", "", "class of node: dedicated or on-demand")
-	c.Flags().StringVar(&f.expires, "expires", "", "how long the job may wait and run, for example 12h or 7d (default 7d)")
+	c.Flags().StringVar(&f.expires, "expires", "", "how long the job may wait for its start, for example 12h or 7d (default 7d)")
 	c.Flags().StringVar(&f.user, "user", "", "the user `NAME` that submits it (default: that of cloister init)")
 	c.Flags().StringArrayVar(&f.env, "env", nil, "set a variable for the job: `NAME=VALUE`, or NAME for its value here")
 	c.Flags().StringArrayVar(&f.args, "args", nil, "an `ARGUMENT` of the script; may be repeated")
@@ -118,7 +118,10 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 	}
 	defer signer.Close()
 	o.Signer = signer.Signer
+	p := newProgress(a.stderr, "reading the image")
+	o.Progress = p.step
 	result, err := sealing.Seal(ctx, o)
+	p.clear()
 	if err != nil {
 		return err
 	}
