@@ -78,9 +78,9 @@ type Class struct {
 	MaxExpiry *span.Duration `toml:"max_expiry"`
 }
 
-// clusterName is a DNS label, which Slurm's ClusterName fits in; it is also
+// clusterName is what a node's policy takes for Slurm's ClusterName; it is also
 // the name of the file that Add writes.
-var clusterName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var clusterName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,39}$`)
 
 // known lists every key that a site file may have. BurntSushi/toml matches
 // keys whatever their case, so that `Cluster` would count beside `cluster`;
@@ -129,7 +129,7 @@ func (f *File) Validate() error {
 		return fmt.Errorf("site file: format %d, this program knows format %d", f.Format, Format)
 	}
 	if !clusterName.MatchString(f.Cluster) {
-		return fmt.Errorf("site file: cluster %q is not of small letters, digits and -, at most 63", f.Cluster)
+		return fmt.Errorf("site file: cluster %q is not of small letters, digits and \"_.-\", at most 40", f.Cluster)
 	}
 	if f.Issued != "" {
 		if _, err := parseIssued(f.Issued); err != nil {

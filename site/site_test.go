@@ -231,7 +231,7 @@ func TestAnythingButAnExactSiteFileIsRefused(t *testing.T) {
 		"ten years":                {replace("[class.on-demand]", "[class.on-demand]\nmax_expiry = \"3650d\""), "max_expiry"},
 		"cluster with a path":      {replace(`"lab"`, `"../lab"`), "cluster"},
 		"cluster in capitals":      {replace(`"lab"`, `"Lab"`), "cluster"},
-		"long cluster":             {replace(`"lab"`, `"`+strings.Repeat("a", 64)+`"`), "cluster"},
+		"long cluster":             {replace(`"lab"`, `"`+strings.Repeat("a", 41)+`"`), "cluster"},
 		"http":                     {replace("https://", "http://"), "not https"},
 		"no host":                  {replace("https://head:8200", "https://:8200"), "no host"},
 		"user in address":          {replace("https://head", "https://u:p@head"), "more than"},
@@ -342,6 +342,20 @@ func TestLoadRefusesAFileOfAnotherClusterAndNamesThatArePaths(t *testing.T) {
 	}
 	if _, err := Load(home, "../sites/prod"); err == nil {
 		t.Error("a path was taken for a cluster")
+	}
+}
+
+func TestAClusterIsNamedAsInSlurm(t *testing.T) {
+	for _, name := range []string{"my_cluster", "hpc.example", "a.toml", "1-a", strings.Repeat("a", 40)} {
+		home, f := t.TempDir(), valid(t)
+		f.Cluster = name
+		if _, err := Add(home, encode(t, f), false); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got, err := Load(home, ""); err != nil || got.Cluster != name {
+			t.Errorf("%s: got %+v, %v", name, got, err)
+		}
 	}
 }
 
