@@ -49,7 +49,9 @@ func (d *Daemon) join(c *handoff.Conn, l *live, log *zap.Logger) {
 	var known *sealed.Refusal
 	if errors.As(err, &known) {
 		e := asked("", &c.Request)
-		e.Session, e.User = l.record.ID, l.record.User
+		if r, _ := d.begun(l); r != nil {
+			e.Session, e.User = r.ID, r.User
+		}
 		d.noteIncident(audit.StepRefused, e, err.Error())
 	}
 	d.refuse(c, l, log, "admit", err)

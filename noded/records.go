@@ -111,9 +111,11 @@ func (a *admission) about() audit.Entry {
 // noteRefused is of a launch that is sent away, with what its user reads.
 func (d *Daemon) noteRefused(c *handoff.Conn, l *live, phase, cause string) {
 	e := asked(audit.Refused, &c.Request)
-	if l != nil && l.record != nil {
-		e = ofRun(e, l.run)
-		e.Session, e.User = l.record.ID, l.record.User
+	if l != nil {
+		if r, run := d.begun(l); r != nil {
+			e = ofRun(e, run)
+			e.Session, e.User = r.ID, r.User
+		}
 	}
 	e.Phase, e.Detail = phase, cause
 	d.note(e)

@@ -149,6 +149,14 @@ func (d *Daemon) begin(l *live, run sealed.Run, r *session.Record) {
 	l.run, l.record = run, r
 }
 
+// begun is a session's record, nil before it begins, and its run: for a launch
+// that is not the session's own.
+func (d *Daemon) begun(l *live) (*session.Record, sealed.Run) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return l.record, l.run
+}
+
 // newLive is a session of a Slurm job.
 func newLive(job uint32) *live {
 	return &live{slurmJob: job, since: time.Now().UTC(), run: onlyRun, stopped: make(chan struct{})}

@@ -1,0 +1,39 @@
+package noded
+
+import (
+	"os"
+	"testing"
+
+	"cloister/noded/audit"
+	"cloister/noded/handoff"
+	"cloister/policy"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// A user may start steps of a job that is still being admitted, when nothing is
+// known of it but its number.
+func TestAStepOfAJobThatIsBeingAdmittedIsRefused(t *testing.T) {
+	d, h, _ := recording(t, policy.OnDemand)
+	l := newLive(7)
+	d.take(l)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	c, err := handoff.Adopt(os.NewFile(uintptr(pair[0]), "step"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Request = handoff.Request{Job: 7, Step: 1, UID: 2001}
+	d.ordinary(c, zap.NewNop())
+	if r := h.last(t); r.Event != audit.Refused || r.Job != 7 || r.Session != "" {
+		t.Errorf("recorded %+v", r)
+	}
+	if n := d.records.State().Incidents[audit.StepRefused].All; n != 1 {
+		t.Errorf("%d incidents", n)
+	}
+}
