@@ -298,7 +298,11 @@ func (d *Daemon) finish(c *handoff.Conn, l *live, steps []session.Step, o outcom
 		said = append(said, strings.ReplaceAll("the node ended the job: "+l.why.Error(), "\n", "; "))
 	}
 	said = append(said, o.tell()...)
-	_ = c.Released(append(said, "the secure session ended; volumes closed, keys wiped")...)
+	ended := "the secure session ended; volumes closed, keys wiped"
+	if l.forced {
+		ended = "the secure session ended, keys wiped; a volume was closed by force and lacks what was not stored by then: read it with cloister volume extract --any-state"
+	}
+	_ = c.Released(append(said, ended)...)
 }
 
 func (d *Daemon) undo(l *live, steps []session.Step) error {

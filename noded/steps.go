@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"cloister/mutant"
+	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/jobview"
 	"cloister/noded/keyring"
@@ -54,6 +56,7 @@ type live struct {
 	laps       laps
 	headers    []<-chan error     // what became of the headers of new volumes, once they are written
 	endHeaders context.CancelFunc // kills who writes them; nil before the first
+	forced     bool               // a volume could not be closed as it should
 	heldBack   atomic.Bool        // the node is, or may be, drained for its job is suspended
 
 	// stopped is closed when the node can't keep the session; why says so.
@@ -104,10 +107,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				d.noteAltered(l)
 				l.closeMounts()
 				l.stopHeaders(ctx)
-				flushed, err := unlock.Release(ctx, l.record.ID)
-				l.laps.set("flush", flushed)
-				d.releaseHeld(ctx, l)
-				return err
+				return d.closeVolumes(ctx, l)
 			},
 		},
 		{
@@ -129,6 +129,25 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 		},
 	}))
 }
+
+// closeVolumes takes as long as it takes to store what the job wrote: ctx's
+// deadline is for the rest.
+func (d *Daemon) closeVolumes(ctx context.Context, l *live) error {
+	r, err := unlock.Release(context.WithoutCancel(ctx), l.record.ID)
+	l.laps.set("flush", r.Flushed)
+	l.forced = l.forced || err != nil || len(r.Adrift) > 0
+	if len(r.Adrift) > 0 {
+		d.noteIncident(audit.VolumeAdrift, l.of(""), strings.Join(r.Adrift, ", "))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heldLimit)
+	defer cancel()
+	d.releaseHeld(ctx, l)
+	return err
+}
+
+// heldLimit bounds the taking back of notes on volumes, on a server that may be
+// dead.
+const heldLimit = 20 * time.Second
 
 // lockNode closes the network and the doors, and ends what others run here.
 func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) error {
@@ -259,6 +278,9 @@ func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err erro
 	}
 	spec.StepKey = l.stepKey.Bytes
 	l.view, err = jobview.Build(ctx, spec)
+	// In the end noded must not be the last that has a mount: it would wait for the
+	// file server, in a system call.
+	l.closeMounts()
 	return err
 }
 
@@ -300,14 +322,17 @@ func (l *live) closeMounts() {
 
 // dropView lets go of the namespaces, systemd's copies included: while one
 // descriptor is open, the volumes in them are in use.
+//
+// Who lets go last has the kernel store what the job wrote and did not sync, and
+// waits for it: that is systemd, which does so beside everything else.
 func (d *Daemon) dropView(l *live) (err error) {
-	for _, name := range []string{keptMount, keptIPC, keptStepKey} {
-		err = errors.Join(err, d.systemd.Forget(name))
-	}
 	l.stepKey.Wipe()
 	if l.view != nil {
 		l.view.Close()
 		l.view = nil
+	}
+	for _, name := range []string{keptMount, keptIPC, keptStepKey} {
+		err = errors.Join(err, d.systemd.Forget(name))
 	}
 	return err
 }

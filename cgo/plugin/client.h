@@ -15,7 +15,10 @@
 
 enum {
 	CL_LAUNCH_SECONDS = 120, /* for a verdict; slurmstepd tolerates it */
-	CL_END_SECONDS = 60,     /* for the release of a session */
+	/* for the release of a session, which stores what the job wrote:
+	 * longer than noded's storeDeadline; a closing that stands still
+	 * noded gives up by itself */
+	CL_END_SECONDS = 7 * 3600,
 	CL_WHY_BYTES = 256,      /* room for a reason */
 	CL_HUNG_UP = -2,         /* what cl_ask returns for a lost noded */
 };

@@ -17,11 +17,12 @@ const (
 	Stranger       Incident = "stranger"
 	MemoryExposed  Incident = "memory-exposed"
 	WatchLost      Incident = "watch-lost"
+	VolumeAdrift   Incident = "volume-adrift"
 	RecordsDamaged Incident = "records-damaged"
 )
 
 // Incidents are all kinds, in the order in which they are listed.
-var Incidents = []Incident{TokenUsed, Replayed, Tampered, StepRefused, RulesChanged, DoorOpened, Stranger, MemoryExposed, WatchLost, RecordsDamaged}
+var Incidents = []Incident{TokenUsed, Replayed, Tampered, StepRefused, RulesChanged, DoorOpened, Stranger, MemoryExposed, WatchLost, VolumeAdrift, RecordsDamaged}
 
 // String says what happened.
 func (i Incident) String() string {
@@ -44,6 +45,8 @@ func (i Incident) String() string {
 		return "memory could reach a disk: swap or core dumps were switched on"
 	case WatchLost:
 		return "the node can no longer be watched"
+	case VolumeAdrift:
+		return "a volume that no process had open could only be closed by force"
 	case RecordsDamaged:
 		return "the records were altered, or lost more than a crash takes"
 	}

@@ -137,7 +137,7 @@ func TestTheKernelMakesTheHeadThatWeWrite(t *testing.T) {
 			n := "oracle-" + fmt.Sprint(size)
 			_, err = devicemapper.OpenIntegrity(oracle(n, loop, l, size))
 			check(t, err)
-			_, _, err = closeDevice(n, time.Now().Add(busyWait))
+			_, _, err = closeDevice(n, newAdvance([]string{n}))
 			check(t, err)
 			want := l.Head()
 			got := make([]byte, len(want))

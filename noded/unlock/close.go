@@ -8,14 +8,19 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cloister/noded/devicemapper"
 )
 
 const (
-	// busyWait is how long Close lets the kernel finish unmounting: the last
+	// busyWait is how long the kernel's unmounting may stand still: the last
 	// reference to a mount namespace is dropped in the background.
 	busyWait = 10 * time.Second
 	busyPoll = 10 * time.Millisecond
+	// stuckWait is when a closing that stands still is given up, in a system call
+	// that waits for a file server too.
+	stuckWait = 20 * time.Second
 	// leaveTries is how often the counting of a closing is tried, within busyWait.
 	leaveTries = 3
 )
@@ -27,18 +32,19 @@ type closeRequest struct {
 // closeReply: Forced lists the devices that were in use.
 type closeReply struct {
 	Forced  []string      `json:"forced"`
+	Adrift  []string      `json:"adrift"`  // that no process had: the key is gone, and nobody can read what is left
 	Flushed time.Duration `json:"flushed"` // of it all, what storing the volumes' own data took
 }
 
-func closeNames(ctx context.Context, names []string) (flushed time.Duration, err error) {
+func closeNames(ctx context.Context, names []string) (Released, error) {
 	var reply closeReply
 	if _, err := verbClose.Run(ctx, nil, closeRequest{names}, nil, &reply); err != nil {
-		return 0, err
+		return Released{}, err
 	}
 	if len(reply.Forced) > 0 {
-		return reply.Flushed, fmt.Errorf("%w: %q", ErrBusy, reply.Forced)
+		return Released{Flushed: reply.Flushed}, fmt.Errorf("%w: %q", ErrBusy, reply.Forced)
 	}
-	return reply.Flushed, nil
+	return Released{reply.Flushed, reply.Adrift}, nil
 }
 
 // What follows runs in the helper process.
@@ -48,35 +54,69 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 	if err := json.Unmarshal(body, &r); err != nil {
 		return nil, nil, fmt.Errorf("decoding the request: %w", err)
 	}
-	var reply closeReply
+	a := newAdvance(r.Names)
+	done := make(chan closing, 1)
+	go func() { done <- closeAll(r.Names, a) }()
+	for look := time.NewTicker(advanceLook); ; {
+		select {
+		case c := <-done:
+			return c.reply, nil, c.err
+		case <-look.C:
+			if still := a.stands(); still > stuckWait {
+				return nil, nil, fmt.Errorf("closing %q: nothing was stored for %v", r.Names, still.Round(time.Second))
+			}
+		}
+	}
+}
+
+type closing struct {
+	reply closeReply
+	err   error
+}
+
+func closeAll(names []string, a *advance) (c closing) {
 	var failed []error
-	until := time.Now().Add(busyWait)
-	for _, n := range r.Names {
-		forced, flushed, err := closeDevice(n, until)
-		reply.Flushed += flushed
+	for _, n := range names {
+		end, flushed, err := closeDevice(n, a)
+		c.reply.Flushed += flushed
 		if err != nil {
 			failed = append(failed, err)
 		}
-		if forced {
-			reply.Forced = append(reply.Forced, n)
+		switch end {
+		case forced:
+			c.reply.Forced = append(c.reply.Forced, n)
+		case adrift:
+			c.reply.Adrift = append(c.reply.Adrift, n)
 		}
 	}
-	return reply, nil, errors.Join(failed...)
+	c.err = errors.Join(failed...)
+	return c
 }
 
-// closeDevice removes one mapping, by force if it is in use when the time is up.
-// While the kernel unmounts the file system it stores what is left of it.
-func closeDevice(name string, until time.Time) (forced bool, flushed time.Duration, err error) {
+// An end is how a mapping went.
+type end int
+
+const (
+	closed end = iota
+	forced     // something still had it: its key was taken away, and it goes with its last user
+	adrift     // the same, and no process on the node is that user
+)
+
+// closeDevice removes one mapping, by force if it is in use when its unmounting
+// stands still. While the kernel unmounts the file system it stores what is
+// left of it.
+func closeDevice(name string, a *advance) (how end, flushed time.Duration, err error) {
+	late := func() bool { return a.stands() > busyWait }
 	for began := time.Now(); ; {
 		state, err := devicemapper.State(name)
 		if err != nil || state == devicemapper.Inactive {
-			return false, flushed, err
+			return closed, flushed, err
 		}
 		if state != devicemapper.Busy {
 			// A closing that cannot be counted must not keep the key in the kernel: the
 			// owner's client says that the volume was not closed.
 			for range leaveTries {
-				if leave(name) == nil || time.Now().After(until) {
+				if leave(name) == nil || late() {
 					break
 				}
 			}
@@ -85,25 +125,41 @@ func closeDevice(name string, until time.Time) (forced bool, flushed time.Durati
 			err = devicemapper.Close(name)
 			flushed = time.Since(began)
 			if err == nil || errors.Is(err, devicemapper.ErrNotActive) {
-				return false, flushed, nil
+				return closed, flushed, nil
 			}
 			if !errors.Is(err, devicemapper.ErrBusy) {
 				break
 			}
 		}
-		if time.Now().After(until) {
+		if late() {
 			break
 		}
 		time.Sleep(busyPoll)
 	}
+	how, err = force(name)
+	return how, flushed, err
+}
+
+func force(name string) (end, error) {
+	var st unix.Stat_t
+	path, err := devicemapper.Path(name)
+	if err == nil {
+		err = unix.Stat(path, &st)
+	}
+	known := err == nil
 	err = devicemapper.ForceClose(name)
 	switch {
-	case err == nil, errors.Is(err, devicemapper.ErrBusy):
-		return true, flushed, nil
 	case errors.Is(err, devicemapper.ErrNotActive):
-		return false, flushed, nil
+		return closed, nil
+	case err != nil && !errors.Is(err, devicemapper.ErrBusy):
+		return closed, err
+	case err == nil || !known:
+		return forced, nil
 	}
-	return false, flushed, err
+	if held, err := heldByProcess(st.Rdev); held || err != nil {
+		return forced, err
+	}
+	return adrift, nil
 }
 
 // flush sends a cache flush down to the backing file (ext4's last super block

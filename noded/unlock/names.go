@@ -36,25 +36,36 @@ func Close(ctx context.Context, session string) error {
 	return err
 }
 
-// Release is Close, and tells how long of it the volumes' own data took to be
-// stored: that depends on what the job wrote and on the file server.
-func Release(ctx context.Context, session string) (flushed time.Duration, err error) {
+// Released is what there is to say of volumes that were closed.
+type Released struct {
+	// Flushed is how long of it the volumes' own data took to be stored: that
+	// depends on what the job wrote and on the file server.
+	Flushed time.Duration
+	// Adrift names mappings that were closed by force though no process has anything
+	// of them: what was not stored is lost. They go with what holds them, such as a
+	// descriptor on its way through a socket whose reader takes its time.
+	Adrift []string
+}
+
+// Release is Close, and tells more. It takes as long as storing does, up to
+// storeDeadline, but gives up when that stands still.
+func Release(ctx context.Context, session string) (r Released, err error) {
 	if err := validSession(session); err != nil {
-		return 0, fmt.Errorf("closing volumes: %w", err)
+		return r, fmt.Errorf("closing volumes: %w", err)
 	}
 	names, err := List(session)
 	if err != nil {
-		return 0, fmt.Errorf("closing the volumes of session %s: %w", session, err)
+		return r, fmt.Errorf("closing the volumes of session %s: %w", session, err)
 	}
 	if len(names) == 0 {
-		return 0, nil
+		return r, nil
 	}
-	ctx, cancel := withDeadline(ctx, closeDeadline)
+	ctx, cancel := withDeadline(ctx, storeDeadline)
 	defer cancel()
-	if flushed, err = closeNames(ctx, names); err != nil {
-		return flushed, fmt.Errorf("closing the volumes of session %s: %w", session, err)
+	if r, err = closeNames(ctx, names); err != nil {
+		return r, fmt.Errorf("closing the volumes of session %s: %w", session, err)
 	}
-	return flushed, nil
+	return r, nil
 }
 
 // List names the session's mappings on this node, in the order in which they

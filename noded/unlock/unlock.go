@@ -66,7 +66,9 @@ type Opened struct {
 // deadlines for work that has none in its context.
 const (
 	openDeadline  = 60 * time.Second
-	closeDeadline = 60 * time.Second
+	closeDeadline = 60 * time.Second // after an opening that failed: nothing is to be stored
+	// storeDeadline is for terabytes of memory and a slow file server.
+	storeDeadline = 6 * time.Hour
 )
 
 var (

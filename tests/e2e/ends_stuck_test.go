@@ -4,8 +4,11 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
+	"cloister/noded/audit"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
 )
@@ -50,4 +53,56 @@ func TestAJobsProcessThatNoKillEndsGoesAllTheSame(t *testing.T) {
 	}
 	kept(t, s, "unkillable.luks")
 	serves(t, s, cluster.S2, "after-unkillable")
+}
+
+// park is the body of a job that leaves a file of its volume on its way through a
+// socket of munge's, together with the ends of connections that munge has accepted
+// and will read one after the other, waiting two seconds for the rest of each
+// (its MUNGE_SOCKET_TIMEOUT_MSECS, with two threads). 46 is sendmsg(2).
+const park = `cat >/tmp/park.pl <<'EOT'
+use Socket;
+for (1 .. 60) {
+	socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die "socket: $!";
+	connect($s, sockaddr_un("/run/munge/munge.socket.2")) or die "connect: $!";
+	syswrite($s, "x") if $_ < 60;
+	push @all, $s;
+}
+open($f, "<", "/results/kept") or die "open: $!";
+$byte = "x";
+$iov = pack("P Q", $byte, 1);
+$rights = pack("Q l l l*", 16 + 4 * 61, 1, 1, map { fileno $_ } @all, $f) . "\0" x 4;
+$message = pack("Q L x4 P Q P Q l x4", 0, 0, $iov, 1, $rights, length $rights, 0);
+syscall(46, fileno $all[-1], $message, 0) == 1 or die "sendmsg: $!";
+EOT
+perl /tmp/park.pl && echo parked > /results/parked
+sync
+`
+
+// No user may have a node taken out of service.
+func TestAVolumeThatAJobLeavesInASocketFencesNoNode(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	before, err := s.Incidents(ctx, cluster.S2, audit.VolumeAdrift)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := onNode(t, s, cluster.S2, "parks", "echo synced > /results/kept\n"+park, "parks.luks:/results:rw,create,size=32M")
+	endsAs(t, s, id, "COMPLETED")
+	if n, err := s.Incidents(ctx, cluster.S2, audit.VolumeAdrift); err != nil || n != before+1 {
+		t.Errorf("%d incidents, before %d, %v", n, before, err)
+	}
+	if state, err := s.NodeState(ctx, cluster.S2); err != nil || state != "idle" {
+		t.Errorf("the node is %s, %v", state, err)
+	}
+	clean(t, s, cluster.S2)
+	if err := s.Download(ctx, "alice", "parks.luks"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.Laptop(ctx, "alice", "volume", "extract", "parks.luks", "--to", "parked", "--any-state"); err != nil {
+		t.Errorf("the volume is not read: %v %s", err, out)
+	}
+	if b, err := os.ReadFile(filepath.Join(s.LaptopDir("alice"), "parked", "parked")); err != nil || string(b) != "parked\n" {
+		t.Errorf("what the job had synced reads %q, %v", b, err)
+	}
+	serves(t, s, cluster.S2, "after-parks")
 }
