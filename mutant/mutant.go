@@ -121,4 +121,5 @@ var All = []Defence{
 	ProcessWatch,
 	PrivateActivation,
 	UdevRule,
+	RootsSlurmd,
 }

@@ -21,6 +21,9 @@ const (
 	NodeLimits Defence = "node-limits"
 	// GetEnvCheck refuses a node without GetEnvTimeout=0.
 	GetEnvCheck Defence = "node-check-get-env-timeout"
+	// RootsSlurmd takes no program of a user's for slurmd, and asks no file for
+	// its release that others than root may write, nor as root.
+	RootsSlurmd Defence = "roots-slurmd"
 	// FreshBoot is the policy's require_fresh_boot.
 	FreshBoot Defence = "fresh-boot"
 )

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/mutant"
 )
 
 // Slurm 25.05 took GetEnvTimeout away (its read_config.c has it as defunct):
@@ -25,7 +29,7 @@ func (n Node) release(dir string) error {
 	if n.Proc != "" {
 		return nil
 	}
-	text, err := versions.of(dir + "/exe")
+	text, err := version(dir + "/exe")
 	if err != nil {
 		return err
 	}
@@ -58,40 +62,80 @@ func checkRelease(text string) error {
 }
 
 // versions are what programs print for -V, by their file's identity.
-var versions = versionCache{known: map[string]string{}}
+var versions sync.Map
 
-type versionCache struct {
-	mu    sync.Mutex
-	known map[string]string
+// An identity changes with whatever is done to a file.
+type identity struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
 }
 
-// versionLimit bounds slurmd -V, which reads no file.
-const versionLimit = 20 * time.Second
+const (
+	// versionLimit bounds slurmd -V, which reads no file.
+	versionLimit = 20 * time.Second
+	// answerLimit bounds what it prints, in bytes.
+	answerLimit = 4 << 10
+	// nobody has no rights; slurmd -V needs none (docs/findings.md).
+	nobody = 65534
+)
 
-func (v *versionCache) of(link string) (string, error) {
-	info, err := os.Stat(link)
+// version is what the executable behind a link of /proc prints for -V. It is
+// opened once, so what is run is the file that was looked at.
+func version(link string) (string, error) {
+	f, err := os.OpenFile(link, unix.O_PATH, 0)
 	if err != nil {
 		return "", err
 	}
-	path, err := os.Readlink(link)
-	if err != nil {
-		return "", err
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", fmt.Errorf("looking at slurmd's executable: %w", err)
 	}
-	key := fmt.Sprintf("%s %d %s", path, info.Size(), info.ModTime())
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if text, ok := v.known[key]; ok {
-		return text, nil
+	if (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != 0 || st.Mode&0o022 != 0) && !mutant.Removed(mutant.RootsSlurmd) {
+		path, _ := os.Readlink(link)
+		return "", fmt.Errorf("slurmd's executable %s belongs to uid %d and has mode %o: others than root could write it, so it is not asked for its release; chown root and chmod go-w it, and systemctl restart slurmd", path, st.Uid, st.Mode&0o7777)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), versionLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, link, "-V")
-	cmd.Args[0] = filepath.Base(path)
-	cmd.Env = []string{}
-	out, err := cmd.Output()
+	id := identity{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
+	if text, ok := versions.Load(id); ok {
+		return text.(string), nil
+	}
+	text, err := askVersion(f)
 	if err != nil {
 		return "", fmt.Errorf("asking slurmd for its release: %w", err)
 	}
-	v.known[key] = strings.TrimSpace(string(out))
-	return v.known[key], nil
+	versions.Store(id, text)
+	return text, nil
+}
+
+// askVersion runs a program as nobody, without an environment.
+func askVersion(program *os.File) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), versionLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/3", "-V") // the first of ExtraFiles
+	cmd.Args[0] = "slurmd"
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{program}
+	if !mutant.Removed(mutant.RootsSlurmd) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	cmd.WaitDelay = time.Second // a child of it may hold its standard output
+	var out answer
+	cmd.Stdout = &out
+	if err := cmd.Run(); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// An answer is what a program prints, up to answerLimit.
+type answer []byte
+
+func (a *answer) Write(b []byte) (int, error) {
+	if len(*a)+len(b) > answerLimit {
+		return 0, fmt.Errorf("it prints more than %d bytes", answerLimit)
+	}
+	*a = append(*a, b...)
+	return len(b), nil
 }

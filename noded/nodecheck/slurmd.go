@@ -1,16 +1,22 @@
 package nodecheck
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cloister/mutant"
 )
 
 // slurmd looks at every slurmd that runs, however it was started. None is no
-// fault: then nothing can be launched here.
+// fault: then nothing can be launched here. Nor is a user's program of that
+// name: else any user could make a node unfit.
 func (n Node) slurmd() []string {
 	proc := or(n.Proc, "/proc")
 	dirs, err := os.ReadDir(proc)
@@ -26,6 +32,12 @@ func (n Node) slurmd() []string {
 		if name, err := os.ReadFile(dir + "/comm"); err != nil || strings.TrimSpace(string(name)) != "slurmd" {
 			continue // a process that ended meanwhile has no comm
 		}
+		if roots, err := rootsOwn(dir); err != nil {
+			wrong = append(wrong, err.Error())
+			continue
+		} else if !roots && !mutant.Removed(mutant.RootsSlurmd) {
+			continue
+		}
 		for _, check := range []func(string) error{n.confined, n.forgetful, n.local, n.release} {
 			if err := check(dir); os.IsNotExist(err) {
 				break
@@ -35,6 +47,61 @@ func (n Node) slurmd() []string {
 		}
 	}
 	return wrong
+}
+
+// rootsOwn says whether a process is root's and none that a user started. Not
+// the owner of /proc/PID tells that, which is root for what is not dumpable, but
+// its four user ids. They are all 0 in sudo too, while it waits for a password,
+// and a user can start it through a link called slurmd: so no set-uid program
+// is taken for slurmd. A user's own executable is not touched, it can lie on a
+// file system that hangs.
+func rootsOwn(dir string) (bool, error) {
+	b, err := readBounded(dir + "/status")
+	if os.IsNotExist(err) || errors.Is(err, unix.ESRCH) {
+		return false, nil // it ended meanwhile
+	}
+	if err != nil {
+		return false, fmt.Errorf("asking whose a slurmd is: %w", err)
+	}
+	ids, err := userIDs(string(b))
+	if err != nil {
+		return false, fmt.Errorf("asking whose the slurmd of process %s is: %w", filepath.Base(dir), err)
+	}
+	if ids != [4]uint32{} {
+		return false, nil
+	}
+	exe, err := os.Stat(dir + "/exe")
+	if os.IsNotExist(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking at slurmd's executable: %w", err)
+	}
+	return exe.Mode()&(os.ModeSetuid|os.ModeSetgid) == 0, nil
+}
+
+// userIDs reads the real, effective, saved and file system user id out of
+// proc_pid_status(5).
+func userIDs(status string) (ids [4]uint32, err error) {
+	for line := range strings.Lines(status) {
+		text, ok := strings.CutPrefix(line, "Uid:")
+		if !ok {
+			continue
+		}
+		fields := strings.Fields(text)
+		if len(fields) != len(ids) {
+			return ids, fmt.Errorf("its status has %q", line)
+		}
+		for i, f := range fields {
+			id, err := strconv.ParseUint(f, 10, 32)
+			if err != nil {
+				return ids, fmt.Errorf("its status has %q", line)
+			}
+			ids[i] = uint32(id)
+		}
+		return ids, nil
+	}
+	return ids, errors.New("its status has no Uid")
 }
 
 // Where slurmd must not write, and what it must not see: identity, replay
