@@ -5,15 +5,19 @@ import (
 	"fmt"
 	"strings"
 
+	"cloister/mutant"
+	"cloister/noded/status"
 	"cloister/tests/cluster"
 	"cloister/tests/deploy"
 )
 
 // onSlurmd are attacks that have slurmd or slurmstepd write files, as root for
-// jobs of root's, whether or not anything of the job runs.
+// jobs of root's, whether or not anything of the job runs, and one that passes
+// for slurmd.
 var onSlurmd = []Attack{
 	{Number: 33, Who: "A1", Name: "root on the login node has slurmd write system files", Long: true, Control: writtenBySlurmd(cluster.N1, "batch"), Try: writtenBySlurmd(cluster.S1, "secure")},
 	{Number: 33, Who: "A1", Name: "who is root on the login node has slurmd write over a running job's script and into its private directories", Control: intoOpenJob, During: intoJob},
+	{Number: 45, Who: "A4", Name: "a user's program called slurmd runs on the node, to be run by noded as root or to make the node unfit", Defences: defences(mutant.RootsSlurmd), Try: passesForSlurmd},
 }
 
 // A writing is a way to have slurmd write a file. $1 is the file, $evil one on
@@ -146,4 +150,50 @@ func intoOpenJob(ctx context.Context, s *deploy.Site) error {
 		return got("sbcast wrote over the running job's script")
 	}
 	return fmt.Errorf("sbcast does not write over an open job's script: %q", now)
+}
+
+// passesForSlurmd: noded asks each slurmd of the node for its release.
+func passesForSlurmd(ctx context.Context, s *deploy.Site) error {
+	const dir = "/var/tmp/of-bob" // where also nobody may write
+	if _, err := s.Output(ctx, cluster.S2, "install -d -o bob -m 777 "+dir+" && install -o bob -m 755 "+probe+" "+dir+"/slurmd"); err != nil {
+		return err
+	}
+	defer s.Run(context.WithoutCancel(ctx), cluster.S2, "rm -r "+dir)
+	stop, err := background(ctx, s, cluster.S2, "of-bob", "-p Type=exec --uid=bob "+dir+"/slurmd cling")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if _, err := s.Output(ctx, cluster.S2, "pgrep -u bob -x slurmd"); err != nil {
+		return fmt.Errorf("bob's slurmd does not run: %w", err)
+	}
+	st, _, err := s.Status(ctx, cluster.S2)
+	if err != nil {
+		return err
+	}
+	name, err := sealed(ctx, s, "slurmd", "")
+	if err != nil {
+		return err
+	}
+	id, err := s.Submit(ctx, "alice", "--secure "+name+".sealed")
+	if err != nil {
+		return err
+	}
+	end, err := s.Wait(ctx, "alice", id, limit)
+	if err != nil {
+		return err
+	}
+	ran, err := s.Run(ctx, cluster.S2, "stat -c %U "+dir+"/slurmd.ran")
+	if err != nil {
+		return err
+	}
+	switch {
+	case ran.Exit == 0:
+		return got("noded ran bob's program as %s", strings.TrimSpace(ran.Stdout))
+	case st.State == status.Unfit:
+		return got("bob's program made the node unfit: %s", strings.Join(st.Faults, "; "))
+	case end.State != "COMPLETED":
+		return fmt.Errorf("the job is %s: %s", end.State, end.Output)
+	}
+	return idle(ctx, s, cluster.S2)
 }

@@ -1,6 +1,6 @@
 // Command probe is what attackers of package attacks run on the nodes: it
 // listens, connects, scans with raw packets, spies on other processes, asks the
-// key server and leaves things behind. It is one static program, so that it needs
+// key server, passes for slurmd and leaves things behind. It is one static program, so that it needs
 // nothing of a node, and Go, because the nodes have neither a scanner nor a
 // debugger.
 package main
@@ -15,6 +15,7 @@ import (
 var verbs = map[string]func(args []string) error{
 	"listen": listen, "connect": connect, "scan": scan, "sweep": sweep,
 	"spy": spy, "cling": cling, "key": key, "queue": queue, "socket": socket, "redeem": redeem,
+	"-V": asked,
 }
 
 func main() {
