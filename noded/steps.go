@@ -73,7 +73,14 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 	return d.recorded(l, l.timed([]session.Step{
 		{
 			Name: stepImage,
-			Do:   func(context.Context, session.Saver) error { return d.takeImage(dir, l, a) },
+			Do: func(context.Context, session.Saver) error {
+				// Before the job's token is used up.
+				spec := d.viewSpec(a)
+				if err := spec.CheckDirectory(); err != nil {
+					return err
+				}
+				return d.takeImage(dir, l, a)
+			},
 			Undo: func(context.Context) error { return removeScratch(dir) },
 		},
 		{
@@ -251,12 +258,17 @@ func wait(ctx context.Context, all *sync.WaitGroup) error {
 	}
 }
 
-func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err error) {
-	spec := jobview.Spec{
+// viewSpec is what the view of a job has before anything is opened.
+func (d *Daemon) viewSpec(a *admission) jobview.Spec {
+	return jobview.Spec{
 		UID: a.user.UID, GID: a.user.GID, Home: a.user.Home, Cwd: a.request.Cwd,
 		Hidden: d.policy.View.Hidden, TmpSize: int64(d.policy.View.TmpSize), Devices: d.policy.View.Devices,
 		ScriptPath: a.request.Arguments[0], Script: a.script,
 	}
+}
+
+func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err error) {
+	spec := d.viewSpec(a)
 	if mutant.Removed(mutant.VerifiedCopy) {
 		spec.ScriptPath = ""
 	}

@@ -31,6 +31,9 @@ const (
 // it makes them itself, or, as with /mnt and /media, leaves them empty.
 var made = []string{"dev", "lost+found", "media", "mnt", "proc", "run", "tmp"}
 
+// writable are the view's places in memory where a program expects to write.
+var writable = []string{"/tmp", "/var/tmp", "/dev/shm"}
+
 // concealed are the host's directories that no job may look into.
 var concealed = []string{"/etc/cloister", "/var/lib/cloister", "/var/lib/private/cloister"}
 
@@ -58,6 +61,7 @@ func (b *builder) close() {
 
 func (b *builder) assemble(ctx context.Context) error {
 	var err error
+	b.spec.Hidden = b.spec.hidden()
 	if mutant.Removed(mutant.PrivateDirectories) {
 		b.spec.Hidden = nil
 	}
@@ -267,9 +271,8 @@ func (b *builder) write(dir *os.File, path string, text []byte, mode uint32) err
 	return f.Chown(int(b.spec.UID), int(b.spec.GID))
 }
 
-// temporary are the private places where a program expects to write.
 func (b *builder) temporary() error {
-	for _, path := range []string{"/tmp", "/var/tmp", "/dev/shm"} {
+	for _, path := range writable {
 		if err := b.private(path, 0o1777, 0, 0); err != nil {
 			return err
 		}
@@ -289,8 +292,9 @@ func (b *builder) private(path string, mode int64, uid, gid int) error {
 	return m.Close()
 }
 
-// directories makes $HOME and the working directory. A working directory that
-// is neither hidden nor private is the host's, read-only.
+// directories makes $HOME and the working directory, empty both: whoever
+// submits a job chooses where, and may have planted files there. Only / is the
+// view's own root, in which nobody can plant any.
 func (b *builder) directories() error {
 	if mutant.Removed(mutant.HiddenRoots) || mutant.Removed(mutant.PrivateDirectories) {
 		return nil
@@ -302,31 +306,29 @@ func (b *builder) directories() error {
 		both = []string{s.Cwd, s.Home} // the outer one first
 	}
 	for _, path := range both {
-		inside := func(dirs ...string) bool {
-			return slices.ContainsFunc(dirs, func(d string) bool { return within(path, d) })
-		}
 		switch {
-		case path == s.Cwd && path != s.Home && inside("/tmp", "/var/tmp", "/dev/shm", s.Home):
+		case path == "/":
+		case path == s.Cwd && path != s.Home && beneath(path, append([]string{s.Home}, writable...)):
 			d, err := b.root.ensure(path, 0o700, uid, gid)
 			if err != nil {
 				return fmt.Errorf("working directory: %w", err)
 			}
 			d.Close()
-		case path == s.Home || inside(s.Hidden...):
+		default:
 			d, err := b.root.ensure(path, 0o755, 0, 0)
 			if err != nil {
 				return fmt.Errorf("private directory: %w", err)
 			}
+			if !b.own.covered(path) {
+				err = b.root.exact(d, path)
+			}
 			d.Close()
+			if err != nil {
+				return &sealed.Refusal{Cause: "the working directory " + err.Error(), Next: "seal the script again and submit it from your home directory"}
+			}
 			if err := b.private(path, 0o700, uid, gid); err != nil {
 				return err
 			}
-		default:
-			d, err := b.root.open(path)
-			if err != nil {
-				return fmt.Errorf("working directory: %w", err)
-			}
-			d.Close()
 		}
 	}
 	return nil

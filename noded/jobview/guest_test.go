@@ -100,20 +100,22 @@ func TestTheSharedFileSystemIsHiddenAndReadsOfTheJobStayInside(t *testing.T) {
 	if home == "" {
 		t.Fatal("GUEST_NFS_HOME is not set: run these tests by tests/guest")
 	}
-	spec := newSpec(t)
 	shared := "/" + strings.Split(home, "/")[1]
-	spec.Hidden = append(spec.Hidden, shared, "/home")
-	spec.Home = home
-	spec.Cwd = filepath.Dir(home) + "/elsewhere"
-	v := mustBuild(t, spec)
-	got, _ := inside(t, v, spec, "ls "+shared+" "+filepath.Dir(home)+"; pwd; echo secret > canary; echo secret > ~/canary; cat ~/canary; grep nfs /proc/self/mounts")
-	want := fmt.Sprintf("%s:\nhome\n\n%s:\nalice\nelsewhere\n%s\nsecret", shared, filepath.Dir(home), spec.Cwd)
-	if got != want {
-		t.Errorf("got\n%s\nwanted\n%s", got, want)
-	}
-	for _, p := range []string{spec.Cwd, home + "/canary"} {
-		if _, err := os.Lstat(p); err == nil {
-			t.Errorf("%s is on the file server", p)
+	for name, hidden := range map[string][]string{"by the policy": {shared, "/home"}, "for the job is there": nil} {
+		spec := newSpec(t)
+		spec.Hidden = append(spec.Hidden, hidden...)
+		spec.Home = home
+		spec.Cwd = filepath.Dir(home) + "/elsewhere"
+		v := mustBuild(t, spec)
+		got, _ := inside(t, v, spec, "ls "+shared+" "+filepath.Dir(home)+"; pwd; echo secret > canary; echo secret > ~/canary; cat ~/canary; grep nfs /proc/self/mounts")
+		want := fmt.Sprintf("%s:\nhome\n\n%s:\nalice\nelsewhere\n%s\nsecret", shared, filepath.Dir(home), spec.Cwd)
+		if got != want {
+			t.Errorf("hidden %s: got\n%s\nwanted\n%s", name, got, want)
+		}
+		for _, p := range []string{spec.Cwd, home + "/canary"} {
+			if _, err := os.Lstat(p); err == nil {
+				t.Errorf("hidden %s: %s is on the file server", name, p)
+			}
 		}
 	}
 }

@@ -8,8 +8,11 @@
 // /data.) Over that lie:
 //
 //   - the shared file systems, hidden by empty file systems in memory, in which
-//     only the job's working directory and $HOME exist, as private directories;
-//   - /tmp, /var/tmp, /dev/shm, $HOME: private, in memory, bounded, writable;
+//     only the job's working directory and $HOME exist, as private directories.
+//     The top-level directory of a $HOME or working directory elsewhere is hidden
+//     like them;
+//   - /tmp, /var/tmp, /dev/shm, $HOME, the working directory unless that is /:
+//     private, in memory, bounded, writable;
 //   - /run with munge's socket, the session's step key and the job's secret files
 //     and nothing else, so no D-Bus and no systemd;
 //   - /dev with the harmless devices, a devpts and a POSIX queue file system of
@@ -21,9 +24,9 @@
 //
 // Nothing propagates in or out: mounts that the host makes later do not appear.
 //
-// It refuses mount points that would change what a program of the host means
-// (/etc, /usr …), that nest, repeat, or lie above what the job needs, and it
-// follows no symbolic link to a mount point.
+// It refuses mount points and working directories that would change what a
+// program of the host means (/etc, /usr …), mount points that nest, repeat, or lie
+// above what the job needs, and it follows no symbolic link to a mount point.
 package jobview
 
 import (
@@ -47,7 +50,7 @@ import (
 type Spec struct {
 	UID, GID uint32
 	Home     string   // from the node's user database
-	Cwd      string   // the job's working directory
+	Cwd      string   // the job's working directory, which whoever submits it chooses
 	Hidden   []string // roots of shared file systems, from the policy
 	Volumes  []Mount  // the session's volumes
 	Devices  []string // below /dev, besides the harmless ones and /dev/fuse

@@ -18,6 +18,44 @@ var reserved = []string{
 	"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var",
 }
 
+// covered reports whether what the host has at the path is not in the view
+// whatever the working directory is.
+func (s *Spec) covered(path string) bool {
+	return within(path, s.Home) || beneath(path, writable) || beneath(path, s.Hidden)
+}
+
+// hidden are the directories that are empty in the view, but for what the job
+// has there: the policy's, and the whole top-level directories of a $HOME and a
+// working directory elsewhere. To cover such a directory alone is not enough:
+// who may rename it, on the file server too, takes the cover away with it.
+func (s *Spec) hidden() []string {
+	all := slices.Clone(s.Hidden)
+	for _, path := range []string{s.Home, s.Cwd} {
+		top, _, _ := strings.Cut(path[1:], "/")
+		if path == "/" || beneath(path, reserved) || beneath(path, all) || beneath(path, writable) {
+			continue
+		}
+		all = append(all, "/"+top)
+	}
+	return all
+}
+
+// CheckDirectory refuses a working directory that the view cannot make empty
+// without a change to what programs of the host, or the view itself, find.
+func (s *Spec) CheckDirectory() error {
+	if s.Cwd == "/" {
+		return nil
+	}
+	spool := s.ScriptPath != "" && (within(s.Cwd, s.spool()) || within(s.spool(), s.Cwd))
+	if !spool && (s.covered(s.Cwd) || !beneath(s.Cwd, reserved)) {
+		return nil
+	}
+	return &sealed.Refusal{
+		Cause: fmt.Sprintf("the job was submitted from %s, which belongs to the node's system", s.Cwd),
+		Next:  "submit it from your home directory or another one of your own",
+	}
+}
+
 func (s *Spec) validate() error {
 	if s.UID == 0 || s.GID == 0 {
 		return fmt.Errorf("uid %d, gid %d: root has no job view", s.UID, s.GID)
@@ -37,6 +75,9 @@ func (s *Spec) validate() error {
 		if h == "/" || slices.ContainsFunc(reserved, func(r string) bool { return within(r, h) }) {
 			return fmt.Errorf("hiding %q would hide a part of the system", h)
 		}
+	}
+	if err := s.CheckDirectory(); err != nil {
+		return err
 	}
 	for i, v := range s.Volumes {
 		if mutant.Removed(mutant.MountPoints) {
@@ -139,6 +180,11 @@ func clean(p string) error {
 		return fmt.Errorf("%q is not a clean absolute path", p)
 	}
 	return nil
+}
+
+// beneath reports whether p lies within one of the directories.
+func beneath(p string, dirs []string) bool {
+	return slices.ContainsFunc(dirs, func(d string) bool { return within(p, d) })
 }
 
 // within reports whether p is dir or lies beneath it.
