@@ -262,7 +262,7 @@ func wait(ctx context.Context, all *sync.WaitGroup) error {
 func (d *Daemon) viewSpec(a *admission) jobview.Spec {
 	return jobview.Spec{
 		UID: a.user.UID, GID: a.user.GID, Home: a.user.Home, Cwd: a.request.Cwd,
-		Hidden: d.policy.View.Hidden, TmpSize: int64(d.policy.View.TmpSize), Devices: d.policy.View.Devices,
+		Hidden: d.policy.HiddenInView(), TmpSize: int64(d.policy.View.TmpSize), Devices: d.policy.View.Devices,
 		ScriptPath: a.request.Arguments[0], Script: a.script,
 	}
 }

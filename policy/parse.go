@@ -219,11 +219,16 @@ func (p *Policy) checkPaths() error {
 			}
 		}
 	}
-	for _, h := range p.View.Hidden {
-		for _, own := range []string{"/etc", "/proc", "/sys", "/dev", "/usr", "/bin", "/lib", "/lib64"} {
-			if under(own, h) {
-				return fmt.Errorf("view.hidden: no program runs without %s", own)
+	for _, h := range p.HiddenInView() {
+		// Those that noded/jobview does not hide.
+		for _, own := range []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var"} {
+			if !under(own, h) {
+				continue
 			}
+			if slices.Contains(p.View.Hidden, h) {
+				return fmt.Errorf("view.hidden: no job runs without the node's %s", own)
+			}
+			return fmt.Errorf("volumes.roots: %s is hidden in the job view, and no job runs without the node's %s", h, own)
 		}
 	}
 	for _, d := range p.View.Devices {

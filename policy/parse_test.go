@@ -163,6 +163,8 @@ func TestParseRefusesWhatItDoesNotKnowOrCannotMean(t *testing.T) {
 		{"an expiry of ten years", least + "[jobs]\nmax_expiry = \"3650d\"\n", "max_expiry"},
 		{"images in volumes, half checked", least + "[images]\nin_volumes = \"allowed\"\n", "images.in_volumes"},
 		{"hiding /usr", least + "[view]\nhidden = [\"/usr\"]\n", "view.hidden"},
+		{"hiding /var", least + "[view]\nhidden = [\"/var\"]\n", "view.hidden"},
+		{"a volume root that the view needs", least + "[volumes]\nroots = [\"/opt\"]\n", "volumes.roots: /opt is hidden in the job view"},
 		{"a device that is a file", least + "[view]\ndevices = [\"/etc/shadow\"]\n", "view.devices"},
 		{"too large", least + strings.Repeat("#", MaxSize), "more than"},
 		{"not UTF-8", least + "# \xff\n", "UTF-8"},
@@ -200,6 +202,23 @@ func TestAConsoleIsKeptOnlyByLeavingItOut(t *testing.T) {
 	}
 	if !(Doors{Units: []string{"ssh.service", "ssh.socket"}}).HasConsole() {
 		t.Error("a list without getty@.service closes the console")
+	}
+}
+
+func TestTheViewHidesWhereVolumesLieToo(t *testing.T) {
+	for text, want := range map[string][]string{
+		"": {"/shared", "/home", "/scratch"},
+		"[volumes]\nroots = [\"/data\", \"/shared/volumes\", \"/home\", \"/homes\"]\n":                                   {"/shared", "/home", "/scratch", "/data", "/homes"},
+		"[volumes]\nroots = [\"/data/a\", \"/data\", \"/data/b\", \"/var/volumes\"]\n[view]\nhidden = [\"/data/b/c\"]\n": {"/data/b/c", "/data/a", "/data", "/var/volumes"},
+		"[view]\nhidden = []\n": {"/shared"},
+	} {
+		p, err := Parse([]byte(least + text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.HiddenInView(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %q is hidden, wanted %q", text, got, want)
+		}
 	}
 }
 

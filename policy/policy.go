@@ -12,6 +12,7 @@ package policy
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,7 +118,8 @@ type Doors struct {
 
 // Volumes limits the volumes of a job.
 type Volumes struct {
-	// Roots are the directories that volume and image files must lie under.
+	// Roots are the directories that volume and image files must lie under. They
+	// are hidden in the job view like View.Hidden: see Policy.HiddenInView.
 	// Default /shared.
 	Roots []string `toml:"roots"`
 	// MaxVolumes of one job. Default 8.
@@ -176,7 +178,8 @@ type Jobs struct {
 
 // View shapes the job view.
 type View struct {
-	// Hidden directories are empty in the job view. Default /shared, /home.
+	// Hidden directories are empty in the job view, and so are Volumes.Roots.
+	// Default /shared, /home, /scratch.
 	Hidden []string `toml:"hidden"`
 	// TmpSize is the limit of the view's private /tmp, in memory. Default 1G.
 	TmpSize Size `toml:"tmp_size"`
@@ -211,7 +214,7 @@ func defaults() Policy {
 		Volumes:        Volumes{Roots: []string{"/shared"}, MaxVolumes: 8, AllowCreate: true, AllowUnauthenticated: true, MaxCreateSize: 20 << 30, DMCrypt: CryptOptions{CryptAuto}},
 		Images:         Images{KeysFile: "/etc/cloister/image-keys.asc", MaxSize: 20 << 30, InVolumes: ImagesPinned},
 		Jobs:           Jobs{MaxExpiry: Duration(30 * 24 * time.Hour), MaxArguments: 64, MaxEnvironment: 64},
-		View:           View{Hidden: []string{"/shared", "/home"}, TmpSize: 1 << 30},
+		View:           View{Hidden: []string{"/shared", "/home", "/scratch"}, TmpSize: 1 << 30},
 	}
 }
 
@@ -240,6 +243,18 @@ func (k KMS) Endpoints() []netip.AddrPort {
 		out = append(out, netip.AddrPortFrom(ip, uint16(port)))
 	}
 	return out
+}
+
+// HiddenInView lists the directories that are empty in the job view: those that
+// View.Hidden names, and the roots of volumes that are not beneath one of them.
+func (p *Policy) HiddenInView() []string {
+	hidden := slices.Clone(p.View.Hidden)
+	for _, r := range p.Volumes.Roots {
+		if !slices.ContainsFunc(hidden, func(h string) bool { return under(r, h) }) {
+			hidden = append(hidden, r)
+		}
+	}
+	return hidden
 }
 
 // HasConsole reports whether the policy leaves a text console to log in at:
