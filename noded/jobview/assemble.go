@@ -34,8 +34,13 @@ var made = []string{"dev", "lost+found", "media", "mnt", "proc", "run", "tmp"}
 // writable are the view's places in memory where a program expects to write.
 var writable = []string{"/tmp", "/var/tmp", "/dev/shm"}
 
-// concealed are the host's directories that no job may look into.
-var concealed = []string{"/etc/cloister", "/var/lib/cloister", "/var/lib/private/cloister"}
+// concealed are the host's directories that no job may look into: Cloister's, and
+// those in which slurmd may write (ReadWritePaths= of its drop-in) whatever who
+// reaches it says.
+var concealed = []string{
+	"/etc/cloister", "/var/lib/cloister", "/var/lib/private/cloister",
+	"/var/lib/slurm", "/var/log/slurm", "/var/spool/slurm", "/var/spool/slurmd",
+}
 
 // A builder puts a view together in the order of its methods below.
 type builder struct {

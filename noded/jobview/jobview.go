@@ -18,7 +18,7 @@
 //   - /dev with the harmless devices, a devpts and a POSIX queue file system of
 //     its own, and /dev/fuse, with which apptainer mounts images;
 //   - /proc mounted anew, writable (user namespaces need that), hidepid=invisible;
-//   - no /etc/cloister, /var/lib/cloister, nor slurmd's spool directory but for
+//   - no /etc/cloister, /var/lib/cloister, nor slurmd's own directories but for
 //     the verified script at the path where Slurm runs it;
 //   - the session's volumes and verified files.
 //

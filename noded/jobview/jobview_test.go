@@ -166,6 +166,28 @@ func TestAJobSeesTheHostReadOnlyAndItsOwnPrivatePlaces(t *testing.T) {
 	}
 }
 
+func TestWhatSlurmdMayWriteIsNotInTheView(t *testing.T) {
+	spec := newSpec(t)
+	var files []string
+	for _, dir := range []string{"/var/lib/slurm", "/var/log/slurm", "/var/spool/slurm", "/var/spool/slurmd"} {
+		if os.Mkdir(dir, 0o755) == nil {
+			t.Cleanup(func() { os.Remove(dir) })
+		}
+		file := dir + "/planted.py"
+		check(t, os.WriteFile(file, []byte("evil"), 0o644))
+		t.Cleanup(func() { os.Remove(file) })
+		files = append(files, file)
+	}
+	// Among them the one of Debian's slurmd.
+	for _, spool := range []string{"/var/lib/slurm/slurmd", "/var/spool/slurmd", filepath.Dir(filepath.Dir(spec.ScriptPath))} {
+		spec.ScriptPath = spool + "/job00042/slurm_script"
+		v := mustBuild(t, spec)
+		if got, _ := inside(t, v, spec, "cat "+strings.Join(files, " ")+" 2>/dev/null; "+spec.ScriptPath); got != "verified "+spec.ScriptPath {
+			t.Errorf("spool directory %s: %q", spool, got)
+		}
+	}
+}
+
 func TestTheStepKeyIsForTheJobsUserAloneAndCannotBeChanged(t *testing.T) {
 	spec := newSpec(t)
 	key := []byte("0123456789abcdef0123456789abcdef")
