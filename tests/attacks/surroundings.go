@@ -15,7 +15,7 @@ import (
 var onSurroundings = []Attack{
 	{Number: 9, Who: "A1 A2", Name: "a submitting host plants variables of every kind, functions, dotfiles and crafted SLURM_* values", Defences: defences(mutant.CleanEnvironment, mutant.PrivateDirectories), Try: plantedEnvironment},
 	{Number: 10, Who: "A1 A2", Name: "a submitting host gives arguments, standard input and a working directory with planted files", Long: true, Defences: defences(mutant.SealedArguments, mutant.EmptyInput, mutant.PrivateDirectories),
-		Try: every(variant{"input and directory", plantedFiles}, variant{"arguments", plantedArguments})},
+		Try: every(variant{"input and directory", plantedFiles}, variant{"directory that is not hidden", plantedElsewhere}, variant{"arguments", plantedArguments})},
 	{Number: 32, Who: "A1 A4", Name: "--get-user-env has slurmd run a planted profile", Long: true, Control: userProfile("batch", cluster.N1),
 		Try: every(variant{"dedicated", userProfile("secure", cluster.S1)}, variant{"on-demand", userProfile("secure", cluster.S2)})},
 }
@@ -144,6 +144,46 @@ func plantedFiles(ctx context.Context, s *deploy.Site) error {
 		return err
 	}
 	if printed != Secret+"\n" {
+		return got("something else came in: the script printed %q", printed)
+	}
+	return idle(ctx, s, cluster.S2)
+}
+
+// plantedElsewhere submits from a directory that everybody may write to, on the
+// disks of the login node and of the node, where the policy hides nothing.
+func plantedElsewhere(ctx context.Context, s *deploy.Site) error {
+	const dir = "/srv/planted"
+	name := fresh("elsewhere")
+	// From there a job finds its volumes by absolute paths only.
+	script := strings.ReplaceAll(job(name+".luks", "cat /data/secret.txt\npwd\nif [ -e lib.sh ]; then . ./lib.sh; fi\nls\n"), "volume=", "volume="+deploy.Home("alice")+"/")
+	if err := s.Seal(ctx, "alice", name, script, "--local", deploy.Home("alice")+"/"+Volume+"="+Volume); err != nil {
+		return err
+	}
+	for _, node := range []string{cluster.Login, cluster.S2} {
+		if _, err := s.Output(ctx, node, "mkdir -m 777 "+dir+" && echo 'echo planted-code' > "+dir+"/lib.sh"); err != nil {
+			return err
+		}
+		defer s.Run(context.WithoutCancel(ctx), node, "rm -r "+dir)
+	}
+	out, err := s.OutputAs(ctx, "alice", cluster.Login, "cd "+dir+" && timeout 60 sbatch -o ~/slurm-%j.out --secure ~/"+name+".sealed")
+	if err != nil {
+		return err
+	}
+	id, err := deploy.JobNumber(out)
+	if err != nil {
+		return err
+	}
+	if err := completed(ctx, s, id); err != nil {
+		return err
+	}
+	printed, err := s.Results(ctx, "alice", name+".luks", "out.txt")
+	if err != nil {
+		return err
+	}
+	if strings.Contains(printed, "planted-code") {
+		return got("the script ran what lay there")
+	}
+	if printed != Secret+"\n"+dir+"\n" {
 		return got("something else came in: the script printed %q", printed)
 	}
 	return idle(ctx, s, cluster.S2)
