@@ -131,7 +131,7 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				if err := d.endProcesses(ctx, l.record.Cgroup); err != nil {
 					return err
 				}
-				return errors.Join(l.record.Cgroup.EndSteps(ctx), keyring.Wipe(ctx, l.record.UID, l.record.GID))
+				return errors.Join(l.record.Cgroup.EndSteps(ctx), d.wipeKeyrings(ctx, l))
 			},
 		},
 	}))
@@ -155,6 +155,16 @@ func (d *Daemon) closeVolumes(ctx context.Context, l *live) error {
 // heldLimit bounds the taking back of notes on volumes, on a server that may be
 // dead.
 const heldLimit = 20 * time.Second
+
+// wipeKeyrings leaves no key of the job's user in the kernel, but for what she
+// herself keeps there, which is an incident.
+func (d *Daemon) wipeKeyrings(ctx context.Context, l *live) error {
+	kept, err := keyring.Wipe(ctx, l.record.UID, l.record.GID)
+	if kept != "" {
+		d.noteIncident(audit.KeysKept, l.of(""), kept)
+	}
+	return err
+}
 
 // lockNode closes the network and the doors, and ends what others run here.
 func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) error {

@@ -17,12 +17,13 @@ const (
 	Stranger       Incident = "stranger"
 	MemoryExposed  Incident = "memory-exposed"
 	WatchLost      Incident = "watch-lost"
+	KeysKept       Incident = "keys-kept"
 	VolumeAdrift   Incident = "volume-adrift"
 	RecordsDamaged Incident = "records-damaged"
 )
 
 // Incidents are all kinds, in the order in which they are listed.
-var Incidents = []Incident{TokenUsed, Replayed, Tampered, StepRefused, RulesChanged, DoorOpened, Stranger, MemoryExposed, WatchLost, VolumeAdrift, RecordsDamaged}
+var Incidents = []Incident{TokenUsed, Replayed, Tampered, StepRefused, RulesChanged, DoorOpened, Stranger, MemoryExposed, WatchLost, KeysKept, VolumeAdrift, RecordsDamaged}
 
 // String says what happened.
 func (i Incident) String() string {
@@ -45,6 +46,8 @@ func (i Incident) String() string {
 		return "memory could reach a disk: swap or core dumps were switched on"
 	case WatchLost:
 		return "the node can no longer be watched"
+	case KeysKept:
+		return "a job's user keeps a keyring of hers from being emptied: a reboot frees it"
 	case VolumeAdrift:
 		return "a volume that no process had open could only be closed by force"
 	case RecordsDamaged:
