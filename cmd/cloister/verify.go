@@ -26,7 +26,8 @@ func newVerify(a *app) *cobra.Command {
 		Long: `verify checks the form of a sealed job, that you signed every byte of it, that it
 has not expired and that its cluster is one of yours, and says in words what it
 may do. The job itself is encrypted to the nodes: its cluster and what it may do
-are told from the record that seal kept on this machine.`,
+are told from the record that seal kept on this machine, which also knows whether
+you revoked it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return a.verify(args[0], allowed, cluster) },
 	}
@@ -69,7 +70,10 @@ func (a *app) verify(path, allowed, cluster string) error {
 	if errors.Is(err, jobs.ErrUnknown) {
 		a.validUntil(e.Notice().Expires, now)
 		a.note("It was not sealed on this machine: what it may do is encrypted to the nodes.\n")
-		return e.Notice().CheckTime(now)
+		if err := e.Notice().CheckTime(now); err != nil || cluster == "" {
+			return err
+		}
+		return advice.Refuse("verify it on the machine, or with the CLOISTER_HOME, that sealed it", "%s: its cluster is encrypted to the nodes: nothing here says that it is %s", path, cluster)
 	}
 	if err != nil {
 		return err
@@ -78,8 +82,11 @@ func (a *app) verify(path, allowed, cluster string) error {
 	return checkRecord(home, r, cluster, now)
 }
 
-// checkRecord applies the checks that a node would.
+// checkRecord applies the checks that a node would, and refuses a revoked job.
 func checkRecord(home string, r *jobs.Record, cluster string, now time.Time) error {
+	if !r.Revoked.IsZero() {
+		return advice.Refuse("seal the script again", "you revoked job %s: no node will run it", r.Job)
+	}
 	m := &sealed.Manifest{Cluster: r.Cluster, Class: r.Class, Created: r.Created, Expires: r.Expires}
 	if err := m.CheckTime(now); err != nil {
 		return err
@@ -102,7 +109,6 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 	a.printf("  for          user %s, %s nodes of cluster %s\n", r.User, r.Class, r.Cluster)
 	if !r.Revoked.IsZero() {
 		a.printf("  revoked      %s\n", r.Revoked.Format("2006-01-02 15:04 MST"))
-		a.note("You revoked it: no node will run it. Seal the script again.\n")
 	}
 	a.validUntil(r.Expires, now)
 	if r.Runs != nil {
@@ -145,7 +151,9 @@ func (a *app) describe(file string, r *jobs.Record, now time.Time) {
 		a.printf("  see the variables %s\n", strings.Join(r.Variables, ", "))
 	}
 	a.printf("and write nowhere else that lasts.\n")
-	a.printf("Submit it with: %s\n", submitLine(file, r.Arguments))
+	if r.Revoked.IsZero() {
+		a.printf("Submit it with: %s\n", submitLine(file, r.Arguments))
+	}
 }
 
 func left(d time.Duration) string {
