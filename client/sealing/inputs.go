@@ -16,6 +16,7 @@ import (
 	"cloister/client/keystore"
 	"cloister/sealed"
 	"cloister/volume"
+	"cloister/volume/luks2"
 )
 
 func (s *sealing) volumes() error {
@@ -60,23 +61,32 @@ func (s *sealing) plan(d directives.Volume) (keystore.Volume, error) {
 // label is the name of a volume's file without ".luks".
 func label(name string) string { return sealed.CutLabel(strings.TrimSuffix(name, ".luks")) }
 
-// find looks up the keys of a volume: by the UUID in the file's header if the
-// file is on this machine, else by the file's name.
+// find looks up the keys of a volume: by the UUID that the command line gives or
+// that is in the file's header, if the file is on this machine, else by the
+// file's name.
 func (s *sealing) find(d directives.Volume) (keystore.Volume, error) {
-	file, ok := s.local(d.Path)
+	name := d.Path
+	uuid, ok := s.uuid(d.Path)
 	if !ok {
-		return s.findByName(d)
+		file, ok := s.local(d.Path)
+		if !ok {
+			return s.findByName(d)
+		}
+		h, err := volume.Info(file)
+		if err != nil {
+			return keystore.Volume{}, advice.Refuse("make it anew with cloister volume create", "line %d: %s is no volume: %w", d.Line, file, err)
+		}
+		name, uuid = file, h.UUID
 	}
-	h, err := volume.Info(file)
-	if err != nil {
-		return keystore.Volume{}, advice.Refuse("make it anew with cloister volume create", "line %d: %s is no volume: %w", d.Line, file, err)
-	}
-	v, err := s.store.Get(h.UUID)
+	v, err := s.store.Get(uuid)
 	if errors.Is(err, keystore.ErrUnknown) {
-		return v, advice.Refuse("seal on the machine, or with the CLOISTER_HOME, that made the volume", "line %d: volume %s: %w", d.Line, file, err)
+		return v, advice.Refuse("seal on the machine, or with the CLOISTER_HOME, that made the volume", "line %d: volume %s: %w", d.Line, name, err)
 	}
 	return v, err
 }
+
+// mostListed bounds how many volumes a refusal names.
+const mostListed = 8
 
 func (s *sealing) findByName(d directives.Volume) (keystore.Volume, error) {
 	found, err := s.store.Named(path.Base(d.Path))
@@ -86,19 +96,37 @@ func (s *sealing) findByName(d directives.Volume) (keystore.Volume, error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
-	for _, v := range found {
+	var list []string
+	for i, v := range found {
 		v.Keys.Wipe()
+		if i < mostListed {
+			list = append(list, v.Pinned.UUID+" of "+v.Created.Format("2006-01-02 15:04 MST"))
+		}
 	}
-	next := sayWhere(d.Path)
 	if len(found) == 0 {
-		return keystore.Volume{}, advice.Refuse(next, "line %d: there is no file %s here, and no volume of that name was made here", d.Line, d.Path)
+		return keystore.Volume{}, advice.Refuse(sayWhere(d.Path), "line %d: there is no file %s here, and no volume of that name was made here", d.Line, d.Path)
 	}
-	return keystore.Volume{}, advice.Refuse(next, "line %d: there is no file %s here, and %d volumes of that name were made here", d.Line, d.Path, len(found))
+	if more := len(found) - len(list); more > 0 {
+		list = append(list, fmt.Sprintf("%d older ones", more))
+	}
+	return keystore.Volume{}, advice.Refuse(
+		fmt.Sprintf("say which: cloister seal --local %s=UUID; cryptsetup luksUUID FILE tells it where the file is, or cloister volume info FILE", d.Path),
+		"line %d: there is no file %s here, and %d volumes of that name were made here: %s", d.Line, d.Path, len(found), strings.Join(list, ", "))
+}
+
+// uuid is that of a volume of the script's, if the command line has it in place
+// of a file.
+func (s *sealing) uuid(p string) (string, bool) {
+	uuid := s.o.Local[p]
+	return uuid, luks2.ValidUUID(uuid) == nil
 }
 
 // local finds a file of the script's on this machine: as the command line
 // says, else at its path, else beside the script.
 func (s *sealing) local(p string) (string, bool) {
+	if _, ok := s.uuid(p); ok {
+		return "", false
+	}
 	if file, ok := s.o.Local[p]; ok {
 		return file, true
 	}

@@ -68,7 +68,7 @@ type Options struct {
 	Arguments   []string          // of the script
 
 	// Local maps a path as the script has it to a file on this machine, for
-	// volumes and images that lie elsewhere here.
+	// volumes and images that lie elsewhere here; a volume's also to its UUID.
 	Local map[string]string
 
 	// Progress, if not nil, is called while an image is read, with the bytes

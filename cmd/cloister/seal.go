@@ -64,7 +64,7 @@ With requeue=1 Slurm may start each of them once more, with %r in the name too.`
 	c.Flags().StringVar(&f.user, "user", "", "the user `NAME` that submits it (default: that of cloister init)")
 	c.Flags().StringArrayVar(&f.env, "env", nil, "set a variable for the job: `NAME=VALUE`, or NAME for its value here")
 	c.Flags().StringArrayVar(&f.args, "args", nil, "an `ARGUMENT` of the script; may be repeated")
-	c.Flags().StringArrayVar(&f.local, "local", nil, "where a volume, image or secret of the script is on this machine: `PATH=FILE`")
+	c.Flags().StringArrayVar(&f.local, "local", nil, "where a volume, image or secret of the script is on this machine: `PATH=FILE`; for a volume that is not, also PATH=UUID")
 	return c
 }
 
