@@ -205,11 +205,19 @@ func (a *app) loginCheck(ctx context.Context, cluster string) error {
 	defer token.Wipe()
 	holder, err := k.client.WhoHolds(ctx, token)
 	if err != nil {
-		return err
+		return tokenFrom(source, err)
 	}
 	a.status(k, holder)
 	a.note("The token is from %s.\n", source)
 	return nil
+}
+
+// tokenFrom adds to the KMS's refusal where the token was found.
+func tokenFrom(source string, err error) error {
+	if errors.Is(err, kms.ErrDenied) {
+		return fmt.Errorf("the token from %s: %w", source, err)
+	}
+	return err
 }
 
 func (a *app) logout(ctx context.Context, cluster string) error {

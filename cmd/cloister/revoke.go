@@ -54,14 +54,14 @@ func (a *app) revoke(ctx context.Context, job string) error {
 	if err != nil {
 		return err
 	}
-	token, _, err := kms.UserToken(home, r.Cluster)
+	token, source, err := kms.UserToken(home, r.Cluster)
 	if err != nil {
 		return err
 	}
 	defer token.Wipe()
 	done, err := sealing.Revoke(ctx, home, client, token, r, time.Now())
 	if err != nil {
-		return fmt.Errorf("%d tokens of job %s were revoked, then: %w", done.Revoked, r.Job, err)
+		return fmt.Errorf("%d tokens of job %s were revoked, then: %w", done.Revoked, r.Job, tokenFrom(source, err))
 	}
 	a.printf("job %s: %d tokens revoked, %d were gone\n", r.Job, done.Revoked, done.Gone)
 	if done.Gone > 0 && r.Revoked.IsZero() {

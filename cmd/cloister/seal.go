@@ -108,7 +108,8 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 		return err
 	}
 	o.KMS = client
-	if o.UserToken, _, err = kms.UserToken(home, o.Site.Cluster); err != nil {
+	var source string
+	if o.UserToken, source, err = kms.UserToken(home, o.Site.Cluster); err != nil {
 		return err
 	}
 	defer o.UserToken.Wipe()
@@ -123,7 +124,7 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 	result, err := sealing.Seal(ctx, o)
 	p.clear()
 	if err != nil {
-		return err
+		return tokenFrom(source, err)
 	}
 	for _, w := range result.Warnings {
 		a.note("%s\n", w)
