@@ -8,10 +8,10 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"cloister/kms/server"
 	"cloister/secret"
+	"cloister/secret/prompt"
 )
 
 func newUserPasswd(p *place) *cobra.Command {
@@ -38,7 +38,7 @@ user's old password is logged out. It works at once, also while the server runs.
 // newPassword asks twice on a terminal, and takes a line of anything else.
 func newPassword(in io.Reader) (secret.Bytes, error) {
 	f, ok := in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !ok || !prompt.Terminal(f) {
 		b, err := io.ReadAll(io.LimitReader(in, server.MaxPassword+2))
 		defer clear(b)
 		if err != nil {
@@ -50,11 +50,11 @@ func newPassword(in io.Reader) (secret.Bytes, error) {
 		}
 		return secret.New(bytes.Clone(line)), nil
 	}
-	first, err := prompt(f, "New password: ")
+	first, err := ask(f, "New password: ")
 	if err != nil {
 		return secret.Bytes{}, err
 	}
-	again, err := prompt(f, "The same again: ")
+	again, err := ask(f, "The same again: ")
 	if err != nil {
 		first.Wipe()
 		return secret.Bytes{}, err
@@ -67,12 +67,10 @@ func newPassword(in io.Reader) (secret.Bytes, error) {
 	return first, nil
 }
 
-func prompt(f *os.File, text string) (secret.Bytes, error) {
-	fmt.Fprint(os.Stderr, text)
-	b, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(os.Stderr)
+func ask(f *os.File, question string) (secret.Bytes, error) {
+	b, err := prompt.Ask(f, question)
 	if err != nil {
 		return secret.Bytes{}, fmt.Errorf("reading the password: %w", err)
 	}
-	return secret.New(b), nil
+	return b, nil
 }

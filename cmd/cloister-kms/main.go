@@ -19,10 +19,12 @@ import (
 // version is set by the linker: -X main.version=…
 var version = "development"
 
-// Exit codes, an interface for scripts: 0 done, 1 failed, 2 wrong arguments.
+// Exit codes, an interface for scripts: 0 done, 1 failed, 2 wrong arguments,
+// 130 interrupted (128 + SIGINT).
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
 )
 
 func main() { os.Exit(run()) }
@@ -34,12 +36,15 @@ func run() int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(os.Stderr, "cloister-kms:", err)
 	hint := "see cloister-kms --help"
 	code := exitUsage
 	if f, ok := errors.AsType[*failure](err); ok {
 		hint, code = f.hint, exitFailed
 	}
+	if errors.Is(err, context.Canceled) {
+		err, code = errors.New("interrupted"), exitInterrupted
+	}
+	fmt.Fprintln(os.Stderr, "cloister-kms:", err)
 	fmt.Fprintln(os.Stderr, "  next:", hint)
 	return code
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"cloister/tests/typist"
+
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -21,5 +23,5 @@ func TestTheCommandLineSession(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(e *testscript.Env) error {
 		e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command of a -race run takes a second
 		return nil
-	}})
+	}, Cmds: map[string]func(*testscript.TestScript, bool, []string){"types": typist.Types}})
 }

@@ -11,11 +11,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"cloister/client/advice"
 	"cloister/cmd/manual"
 	"cloister/sealed"
+	"cloister/secret/prompt"
 
 	"github.com/spf13/cobra"
 )
@@ -31,7 +31,7 @@ func main() {
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// The signals are not given back: one that came right before the exit would
 	// make a command that is done end as if it were not.
-	ctx, _ := signal.NotifyContext(context.Background(), endings()...)
+	ctx, _ := signal.NotifyContext(context.Background(), prompt.Endings()...)
 	root := newRoot(&app{stdout: stdout, stderr: stderr})
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -45,16 +45,6 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = &advice.Error{Status: advice.Interrupted, Err: errors.New("interrupted"), Next: "nothing was left half done; run the command again"}
 	}
 	return report(stderr, err)
-}
-
-// endings are the signals after which nothing may be left half done: Ctrl-C,
-// kill, and a terminal that goes away, unless nohup says not to mind that.
-func endings() []os.Signal {
-	all := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) {
-		all = append(all, syscall.SIGHUP)
-	}
-	return all
 }
 
 // app is what commands share.

@@ -17,6 +17,7 @@ import (
 
 	"cloister/kms/server"
 	"cloister/secret"
+	"cloister/tests/typist"
 
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -58,7 +59,7 @@ func TestSessions(t *testing.T) {
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "node": node, "flip": flip, "agent": serveAgent, "mute": muteAgents, "sif": makeSIF, "small": small, "interrupt": interrupt, "tokens": tokens, "password": password,
-			"types": types, "readonly": readonly, "forbidden": forbidden, "sweep": sweep, "busy": busy, "free": free, "made": made,
+			"types": typist.Types, "readonly": readonly, "forbidden": forbidden, "sweep": sweep, "busy": busy, "free": free, "made": made,
 		},
 	})
 }

@@ -1,60 +1,31 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"time"
 
 	"cloister/client/advice"
 	"cloister/secret"
+	"cloister/secret/prompt"
 
 	"golang.org/x/term"
 )
 
 // haveTerminal reports whether somebody can be asked.
-func haveTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
+func haveTerminal() bool { return prompt.Terminal(os.Stdin) }
 
-// askTerminal asks on standard error and reads from the terminal behind
-// standard input.
-func askTerminal(prompt, next string) (secret.Bytes, error) {
-	fd := int(os.Stdin.Fd())
+// askTerminal asks on the terminal behind standard input.
+func askTerminal(question, next string) (secret.Bytes, error) {
 	if !haveTerminal() {
 		return secret.Bytes{}, advice.Refuse(next, "a passphrase is needed, and there is no terminal to ask for it")
 	}
-	state, err := term.GetState(fd)
+	b, err := prompt.Ask(os.Stdin, question)
 	if err != nil {
 		return secret.Bytes{}, fmt.Errorf("reading the passphrase: %w", err)
 	}
-	// The read below cannot be interrupted: whatever ends the program must put the
-	// echo back.
-	stopped := make(chan os.Signal, 1)
-	signal.Notify(stopped, endings()...)
-	defer signal.Stop(stopped)
-	type answer struct {
-		b   []byte
-		err error
-	}
-	read := make(chan answer, 1)
-	fmt.Fprint(os.Stderr, prompt)
-	go func() {
-		b, err := term.ReadPassword(fd)
-		read <- answer{b, err}
-	}()
-	select {
-	case <-stopped:
-		_ = term.Restore(fd, state)
-		fmt.Fprintln(os.Stderr)
-		return secret.Bytes{}, context.Canceled
-	case a := <-read:
-		fmt.Fprintln(os.Stderr)
-		if a.err != nil {
-			return secret.Bytes{}, fmt.Errorf("reading the passphrase: %w", a.err)
-		}
-		return secret.New(a.b), nil
-	}
+	return b, nil
 }
 
 // progress draws a line on a terminal, and nothing elsewhere.

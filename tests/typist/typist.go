@@ -1,4 +1,5 @@
-package main
+// Package typist is a command for testscript that types on a terminal.
+package typist
 
 import (
 	"errors"
@@ -9,15 +10,17 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
 
-// types runs a program whose standard input is a terminal, on which the lines
+// Types runs a program whose standard input is a terminal, on which the lines
 // of args[1], split at |, are typed, each when the program asks. ^C is Ctrl-C.
-// What it prints goes where testscript's exec puts it.
-func types(ts *testscript.TestScript, neg bool, args []string) {
+// What it prints goes where testscript's exec puts it. Its end must leave the
+// terminal with echo.
+func Types(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: types N 'LINE|LINE' PROGRAM ARGS…")
 	}
@@ -26,6 +29,7 @@ func types(ts *testscript.TestScript, neg bool, args []string) {
 	typist, terminal, err := openTerminal()
 	ts.Check(err)
 	defer typist.Close()
+	defer terminal.Close()
 	cmd := exec.Command(args[2], args[3:]...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = append(os.Environ(), "CLOISTER_HOME="+ts.Getenv("CLOISTER_HOME"))
@@ -34,10 +38,12 @@ func types(ts *testscript.TestScript, neg bool, args []string) {
 	// A session of its own makes the terminal the one that Ctrl-C comes from.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
 	ts.Check(cmd.Start())
-	terminal.Close()
 	go func() {
 		for _, line := range strings.Split(args[1], "|") {
 			<-asked
+			for echoes(terminal) { // the question comes right before it is switched off
+				time.Sleep(time.Millisecond)
+			}
 			keys := line + "\n"
 			if line == "^C" {
 				keys = "\x03"
@@ -55,6 +61,14 @@ func types(ts *testscript.TestScript, neg bool, args []string) {
 	if got := cmd.ProcessState.ExitCode(); got != want {
 		ts.Fatalf("exit status %d, want %d (%v)", got, want, e)
 	}
+	if !echoes(terminal) {
+		ts.Fatalf("the terminal was left without echo")
+	}
+}
+
+func echoes(terminal *os.File) bool {
+	state, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+	return err == nil && state.Lflag&unix.ECHO != 0
 }
 
 // prompts tells of each write that ends as a prompt does.
