@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"cloister/client/advice"
@@ -28,34 +31,39 @@ func newNodeKeygen(a *app) *cobra.Command {
 		Use:   "keygen [-o FILE]",
 		Short: "Make the identity that jobs are sealed to",
 		Long: `keygen makes an age identity, hybrid post-quantum, for one node or for all nodes
-of a class, writes it to a new file with mode 0600 and prints its recipient, which
-goes into the site file. Restart cloister-noded to have it read; a running job goes on.
+of a class, writes it to a new file with mode 0600, in a directory that it makes
+if need be, and prints its recipient, which goes into the site file. Restart cloister-noded to have it read; a running job goes on.
 
 With --rotate the new identity goes into the file in front of those that are there,
 and these count for a stated time on: long enough for the new site file to reach all
-researchers and for the jobs in the queue to run. After it they are refused.
+researchers and then for max_expiry of the policy, 30d if it says nothing, in which
+the last jobs sealed to the old ones may start. After it they are refused.
 
 If FILE ends in .cred, systemd-creds encrypts it to this machine, to its TPM if it has
 one. It can then be read nowhere else: there is no copy of it, and none is needed.`,
 		Example: `  cloister node keygen
   cloister node keygen -o /etc/cloister/identity.cred
-  cloister node keygen --rotate --keep 14d`,
+  cloister node keygen --rotate --keep 45d`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.nodeKeygen(cmd.Context(), out, rotate, keep) },
 	}
 	c.Flags().StringVarP(&out, "output", "o", identityFile, "the identity's `FILE`")
 	c.Flags().BoolVar(&rotate, "rotate", false, "add a new identity to the file that is there")
-	c.Flags().StringVar(&keep, "keep", "14d", "with --rotate, how long the old ones count")
+	c.Flags().StringVar(&keep, "keep", "45d", "with --rotate, how long the old ones count")
 	return c
 }
 
 func (a *app) nodeKeygen(ctx context.Context, file string, rotate bool, keep string) error {
 	kept, err := directives.ParseLifetime(keep)
 	if err != nil {
-		return advice.Misuse("for example: --keep 14d", "--keep: %w", err)
+		return advice.Misuse("for example: --keep 45d", "--keep: %w", err)
 	}
 	if rotate {
 		return a.rotate(ctx, file, kept)
+	}
+	// Nothing else has made /etc/cloister on a new node.
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making the identity's directory: %w", err)
 	}
 	id, err := identity.New()
 	if err != nil {
