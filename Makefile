@@ -21,7 +21,7 @@ deps:
 	@tests/deps
 
 .PHONY: demo
-demo: deps ## the main job on a real cluster, told as a story (about 6 minutes; 3 the second time)
+demo: deps ## the main job on a real cluster, told as a story (3 to 7 minutes, without what is downloaded and built once)
 	$(GO) run ./tests/demo
 
 .PHONY: test
