@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -103,6 +104,32 @@ func checkLabel(label string) error {
 	return nil
 }
 
+// liesIn reports whether a file would lie inside a directory. What it cannot
+// find out, the making of the volume says.
+func liesIn(path, dir string) bool {
+	want, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	at, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return false
+	}
+	if at, err = filepath.Abs(at); err != nil {
+		return false
+	}
+	for {
+		if st, err := os.Stat(at); err == nil && os.SameFile(st, want) {
+			return true
+		}
+		up := filepath.Dir(at)
+		if up == at {
+			return false
+		}
+		at = up
+	}
+}
+
 // interruptible reads from r until ctx ends, also while r has nothing to give.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	pr, pw := io.Pipe()
@@ -115,6 +142,9 @@ func interruptible(ctx context.Context, r io.Reader) io.Reader {
 }
 
 func (a *app) volumeCreate(ctx context.Context, o volume.CreateOptions) error {
+	if o.Tar == nil && liesIn(o.Path, o.From) {
+		return advice.Refuse("name a place for the volume outside of that directory", "%s would lie inside %s, the directory that it is made from", o.Path, o.From)
+	}
 	pinned, err := a.keepAndMake(filepath.Base(o.Path), o.Label, "encrypting", &o, func() (volume.Pinned, volume.Keys, error) {
 		return volume.Create(ctx, o)
 	})
