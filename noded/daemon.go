@@ -108,8 +108,7 @@ type Daemon struct {
 	busy *live
 	// fenced says why the node was given up, nil if it was not.
 	fenced *status.Fence
-	// passed holds the slurmstepds of ordinary steps that were let through.
-	passed map[int]uint32
+	passed passed
 	// watches end the watchers that run.
 	watches map[string]running
 }
@@ -117,7 +116,7 @@ type Daemon struct {
 // New makes a daemon. It does not touch the node before Start.
 func New(c Config) *Daemon {
 	return &Daemon{policy: c.Policy, identities: c.Identities, kms: c.KMS, node: c.Node, check: c.Check, memory: c.Memory, journal: c.Journal,
-		replay: c.Replay, runDir: c.RunDir, log: c.Log, records: c.Records, version: c.Version, started: time.Now().UTC(), systemd: c.Systemd, slurm: c.Slurm, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: map[int]uint32{}, watches: map[string]running{}}
+		replay: c.Replay, runDir: c.RunDir, log: c.Log, records: c.Records, version: c.Version, started: time.Now().UTC(), systemd: c.Systemd, slurm: c.Slurm, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: passed{}, watches: map[string]running{}}
 }
 
 // Start brings the node to where it must be before slurmd and sshd start: a

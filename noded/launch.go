@@ -1,11 +1,11 @@
 package noded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -106,13 +106,14 @@ func (d *Daemon) ordinary(c *handoff.Conn, log *zap.Logger) {
 	d.mu.Lock()
 	busy := d.busy
 	pass := (busy == nil || mutant.Removed(mutant.OneJob)) && !d.dedicated() && !r.Secure
+	var err error
 	if pass {
-		d.passed[c.PID()] = r.Job
+		err = d.passed.add(c.PID(), r.Job)
 	}
 	d.mu.Unlock()
 	switch {
 	case pass:
-		if err := d.markUnsigned(); err != nil {
+		if err = cmp.Or(err, d.markUnsigned()); err != nil {
 			d.refuse(c, nil, log, "admit", err)
 			return
 		}
@@ -156,12 +157,8 @@ func (d *Daemon) alone(job cgroup.Job) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for pid, id := range d.passed {
-		if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err != nil {
-			delete(d.passed, pid)
-		} else if id != job.ID {
-			return refusal(fmt.Sprintf("job %d is on this node too", id), "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive")
-		}
+	if other, found := d.passed.other(job.ID); found {
+		return refusal(fmt.Sprintf("job %d is on this node too", other), "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive")
 	}
 	if d.policy.RequireFreshBoot && !mutant.Removed(mutant.FreshBoot) {
 		if _, err := os.Stat(d.path(unsignedMark)); err == nil {
