@@ -327,16 +327,22 @@ func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) err
 		d.noteIncident(audit.TokenUsed, a.about(), "")
 		return refusal("the job's single-use token is gone: this sealed job ran before, or somebody took the token", "if you did not submit it before, tell your security officer; then seal the script again")
 	}
-	return refusal(err.Error(), strings.TrimSuffix(kmsHint(err), "."))
+	return refusal(err.Error(), strings.TrimSuffix(d.kmsHint(a.question, askedBefore, err), "."))
 }
 
 // kmsHint says what the researcher does; kms.Hint speaks to whoever holds the
-// site file.
-func kmsHint(err error) string {
-	if errors.Is(err, kms.ErrUnreachable) {
-		return "nothing was used up: submit the same sealed job again when the key server is back"
+// site file. Only the node that asked may ask for the spare token: to another the
+// job's own would be one that somebody took.
+func (d *Daemon) kmsHint(q question, askedBefore bool, err error) string {
+	switch {
+	case !errors.Is(err, kms.ErrUnreachable):
+		return kms.Hint(err)
+	case kms.MaybeSpent(err) && q.spare:
+		return nextSealAgain
+	case kms.MaybeSpent(err) || askedBefore:
+		return "when the key server is back, submit the same sealed job to this node again (--nodelist=" + d.node + "), or seal the script again: its key may be taken already"
 	}
-	return kms.Hint(err)
+	return "nothing was used up: submit the same sealed job again when the key server is back"
 }
 
 func (d *Daemon) exchange(ctx context.Context, token string) (secret.Bytes, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/redeem"
+	"cloister/noded/replay"
 	"cloister/policy"
 	"cloister/sealed"
 	"cloister/secret"
@@ -92,5 +94,28 @@ func TestTheSpareOfAJobThatRunsOnceIsUsedUpAndOneThatIsGoneIsAnIncident(t *testi
 	use(gone, a)
 	if n := incidents(); n != 1 {
 		t.Errorf("%d incidents when the key server could not be asked", n)
+	}
+}
+
+func TestAJobWhoseKeyMayBeTakenIsNotSentToAnotherNode(t *testing.T) {
+	d, _, dir := recording(t, policy.OnDemand)
+	var err error
+	if d.replay, err = replay.Open(filepath.Join(dir, "replay")); err != nil {
+		t.Fatal(err)
+	}
+	const again, here, seal = "nothing was used up", "--nodelist=s2", nextSealAgain
+	for _, c := range []struct {
+		spent, before, spare bool
+		next                 string
+	}{
+		{next: again}, {spent: true, next: here}, {before: true, next: here}, {spent: true, before: true, next: here},
+		{before: true, spare: true, next: here}, {spent: true, before: true, spare: true, next: seal},
+	} {
+		a := &admission{manifest: &sealed.Manifest{Job: strings.Repeat("a", 32)}, run: onlyRun, question: question{spare: c.spare}}
+		lost := &kms.Error{Op: "redeeming a token", Address: "https://kms", Kind: kms.ErrUnreachable, MaybeSpent: c.spent}
+		var known *sealed.Refusal
+		if err := d.redemptionFailed(a, c.before, lost); !errors.As(err, &known) || !strings.Contains(known.Next, c.next) {
+			t.Errorf("%+v: %v", c, known)
+		}
 	}
 }
