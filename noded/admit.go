@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"cloister/kms"
@@ -182,7 +183,8 @@ func (d *Daemon) signers() (*signers.List, error) {
 	return list, nil
 }
 
-// openFiles opens what the job names with the user's own rights.
+// openFiles opens what the job names with the user's own rights, and looks whether
+// what is to be made once the node is locked can be: the job's token is used then.
 func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 	a.volumes = make([]*os.File, len(a.manifest.Volumes))
 	var files []userfile.File
@@ -192,11 +194,11 @@ func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 		files, names, into = append(files, userfile.File{Path: path, Mode: mode}), append(names, what+" "+path), append(into, to)
 	}
 	for i, v := range a.manifest.Volumes {
-		if v.Create {
-			continue // made once the node is locked
-		}
 		mode := userfile.ReadOnly
-		if v.Mode == sealed.ReadWrite {
+		switch {
+		case v.Create:
+			mode = userfile.New
+		case v.Mode == sealed.ReadWrite:
 			mode = userfile.ReadWrite
 		}
 		want("volume", v.Path, mode, &a.volumes[i])
@@ -207,6 +209,8 @@ func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 	opened, err := userfile.OpenAll(ctx, a.rights(), d.policy.Volumes.Roots, a.request.Cwd, files)
 	var which *userfile.FileError
 	switch {
+	case errors.As(err, &which) && files[which.Index].Mode == userfile.New:
+		return refusal(fmt.Sprintf("%s: %v", names[which.Index], err), nextMade(err, "submit again"))
 	case errors.As(err, &which):
 		return refusal(fmt.Sprintf("%s: %v", names[which.Index], err), nextFile(err))
 	case err != nil:
@@ -222,12 +226,23 @@ func nextFile(err error) string {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return "put the file where the job names it, relative to the directory you submit from, and submit again"
-	case errors.Is(err, os.ErrExist):
-		return "the job makes this volume anew: move the old file away and submit again"
 	case errors.Is(err, os.ErrPermission):
 		return "give yourself the right to open the file and submit again"
 	}
 	return "check the file and submit again"
+}
+
+// nextMade is for a volume that the job makes.
+func nextMade(err error, then string) string {
+	switch {
+	case errors.Is(err, os.ErrExist):
+		return "the job makes this volume anew: move the old file away and " + then
+	case errors.Is(err, os.ErrNotExist):
+		return "make the directory in which the job makes this volume and " + then
+	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
+		return "give yourself the right to write where the job makes this volume and " + then
+	}
+	return "check the place where the job makes this volume and " + then
 }
 
 func (a *admission) close() {

@@ -89,7 +89,7 @@ func (d *Daemon) makeFiles(ctx context.Context, l *live, a *admission, save sess
 func (d *Daemon) makeFile(ctx context.Context, a *admission, m *userfile.Made) (*os.File, error) {
 	f, err := userfile.Create(ctx, a.rights(), d.policy.Volumes.Roots, "", m.Path, m.Size)
 	if err != nil {
-		refused := refusal(fmt.Sprintf("making volume %s: %v", m.Path, err), nextFile(err))
+		refused := refusal(fmt.Sprintf("making volume %s: %v", m.Path, err), nextMade(err, nextSealAgain))
 		if errors.Is(err, syscall.EEXIST) {
 			*m = userfile.Made{}
 		}

@@ -53,6 +53,35 @@ func making(t *testing.T, names ...string) (d *Daemon, l *live, a *admission, di
 	return d, l, &admission{manifest: m, user: user, request: &handoff.Request{Cwd: dir}, volumes: make([]*os.File, len(names))}, dir
 }
 
+func TestAVolumeThatCannotBeMadeIsRefusedBeforeTheTokenIsUsed(t *testing.T) {
+	d, l, a, dir := making(t, "a.luks", "b.luks")
+	if err := d.openFiles(t.Context(), a); err != nil || a.volumes[0] != nil || a.volumes[1] != nil {
+		t.Fatalf("both can be made: %v, %v", err, a.volumes)
+	}
+	theirs := filepath.Join(dir, "b.luks")
+	refused := func(err error, next string) {
+		t.Helper()
+		var known *sealed.Refusal
+		if !errors.As(err, &known) || !strings.Contains(known.Cause, theirs) || !strings.HasSuffix(known.Next, next) {
+			t.Errorf("got %+v, wanted %q", known, next)
+		}
+	}
+	if err := os.WriteFile(theirs, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(d.openFiles(t.Context(), a), "move the old file away and submit again")
+	// By one that comes between, the token is used.
+	refused(d.makeFiles(t.Context(), l, a, func() error { return nil }), "move the old file away and "+nextSealAgain)
+	d.removeFiles(t.Context(), l.record)
+	if err := errors.Join(os.Remove(theirs), os.Chmod(dir, 0o555)); err != nil {
+		t.Fatal(err)
+	}
+	a.manifest.Volumes = a.manifest.Volumes[1:]
+	refused(d.openFiles(t.Context(), a), "the right to write where the job makes this volume and submit again")
+	a.manifest.Volumes[0].Path, theirs = "missing/c.luks", filepath.Join(dir, "missing", "c.luks")
+	refused(d.openFiles(t.Context(), a), "make the directory in which the job makes this volume and submit again")
+}
+
 func TestTheJournalAloneTakesBackTheFilesThatASessionMade(t *testing.T) {
 	d, l, a, dir := making(t, "a.luks", "b.luks")
 	theirs := filepath.Join(dir, "b.luks")

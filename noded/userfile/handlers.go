@@ -34,12 +34,17 @@ func handleOpen(body []byte, _ []*os.File) (any, []*os.File, error) {
 			}
 			return failed, nil, nil
 		}
-		opened = append(opened, f)
+		if f != nil {
+			opened = append(opened, f)
+		}
 	}
 	return nil, opened, nil
 }
 
 func open(want File, uid uint32, roots []string) (*os.File, error) {
+	if want.Mode == New {
+		return nil, free(want.Path, roots)
+	}
 	f, err := openOnce(want, uid, roots)
 	if (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE)) && askAgain(want.Path) {
 		return openOnce(want, uid, roots)
@@ -80,6 +85,39 @@ func askAgain(path string) bool {
 	}
 	dir.Close()
 	return true
+}
+
+// free says why a file of that name cannot be made. What the file server knows of
+// the place counts, as for open.
+func free(path string, roots []string) error {
+	err := freeNow(path, roots)
+	if err == nil {
+		return nil
+	}
+	askAgain(strings.TrimRight(path[:strings.LastIndexByte(path, '/')], "/")) // where its directory lies
+	if !askAgain(path) {
+		return err
+	}
+	return freeNow(path, roots)
+}
+
+func freeNow(path string, roots []string) error {
+	dir, name, err := parent(path, roots)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	switch err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err == nil:
+		return unix.EEXIST
+	case !errors.Is(err, unix.ENOENT):
+		return err
+	}
+	if err := unix.Faccessat(int(dir.Fd()), ".", unix.W_OK|unix.X_OK, 0); err != nil {
+		return fmt.Errorf("writing to its directory: %w", err)
+	}
+	return nil
 }
 
 func handleCreate(body []byte, _ []*os.File) (any, []*os.File, error) {

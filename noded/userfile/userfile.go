@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -41,6 +42,7 @@ type Mode int
 const (
 	ReadOnly  Mode = iota // any file that the user may read
 	ReadWrite             // only the user's own files
+	New                   // none: the name must be free, where the user may make a file of it
 )
 
 // MaxPath is PATH_MAX of limits.h, the longest path that the kernel takes.
@@ -67,6 +69,13 @@ type request struct {
 type File struct {
 	Path string `json:"path"`
 	Mode Mode   `json:"mode"`
+}
+
+func (f File) doing() string {
+	if f.Mode == New {
+		return "making"
+	}
+	return "opening"
 }
 
 // access is with what flags it is opened.
@@ -108,8 +117,8 @@ func Open(ctx context.Context, u User, roots []string, dir, path string, mode Mo
 const together = 8
 
 // OpenAll is Open for several files: it takes a helper process for each eight of
-// them, one after the other. It opens all or none. Its errors are FileErrors,
-// unless none of the files is to blame.
+// them, one after the other. It opens all or none; one that is New is looked for,
+// and is nil. Its errors are FileErrors, unless none of the files is to blame.
 func OpenAll(ctx context.Context, u User, roots []string, dir string, files []File) (opened []*os.File, err error) {
 	for first := 0; first < len(files); first += together {
 		some, err := openSome(ctx, u, roots, dir, files[first:min(first+together, len(files))])
@@ -131,7 +140,7 @@ func openSome(ctx context.Context, u User, roots []string, dir string, files []F
 	for i, f := range files {
 		one, err := newRequest(u, roots, dir, f.Path)
 		if err != nil {
-			return nil, &FileError{i, fmt.Errorf("opening %q: %w", f.Path, err)}
+			return nil, &FileError{i, fmt.Errorf("%s %q: %w", f.doing(), f.Path, err)}
 		}
 		if i == 0 {
 			r = one
@@ -144,17 +153,24 @@ func openSome(ctx context.Context, u User, roots []string, dir string, files []F
 	got, err := verbOpen.Run(ctx, &u, r, nil, &failed)
 	switch {
 	case err != nil && len(files) == 1:
-		return nil, &FileError{0, fmt.Errorf("opening %s as uid %d: %w", r.Path, u.UID, err)}
+		return nil, &FileError{0, fmt.Errorf("%s %s as uid %d: %w", files[0].doing(), r.Path, u.UID, err)}
 	case err != nil:
 		return nil, fmt.Errorf("opening files as uid %d: %w", u.UID, err)
 	case failed != nil && failed.Index >= 0 && failed.Index < len(files):
 		closeAll(got)
 		err := &helper.Error{Text: failed.Text, Errno: syscall.Errno(failed.Errno)}
-		return nil, &FileError{failed.Index, fmt.Errorf("opening %s as uid %d: %w", r.files()[failed.Index].Path, u.UID, err)}
+		which := r.files()[failed.Index]
+		return nil, &FileError{failed.Index, fmt.Errorf("%s %s as uid %d: %w", which.doing(), which.Path, u.UID, err)}
 	}
-	opened, err := accept(got, r.files())
+	isNew := func(f File) bool { return f.Mode == New }
+	opened, err := accept(got, slices.DeleteFunc(r.files(), isNew))
 	if err != nil {
 		return nil, fmt.Errorf("opening files as uid %d: %w", u.UID, err)
+	}
+	for i, f := range files {
+		if isNew(f) {
+			opened = slices.Insert(opened, i, nil)
+		}
 	}
 	return opened, nil
 }
@@ -164,7 +180,9 @@ func (r request) files() []File { return append([]File{{r.Path, r.Mode}}, r.More
 
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		f.Close()
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 

@@ -293,6 +293,49 @@ func TestCreateMakesASparsePrivateFileOfTheUsersAndNeverReplacesOne(t *testing.T
 	}
 }
 
+func TestWhetherAFileCanBeMadeIsSeenBesideTheFilesThatAreOpened(t *testing.T) {
+	tr := newTree(t)
+	roots := []string{tr.root}
+	for _, name := range []string{"a", "b", "there"} {
+		write(t, tr.alice+"/"+name, name, 0o600, alice.UID)
+	}
+	check(t, os.Symlink("nowhere", tr.alice+"/link"))
+	check(t, os.Symlink(tr.outside, tr.alice+"/dir"))
+	mkdir(t, tr.alice+"/read-only", 0o555, alice.UID)
+	opened, err := OpenAll(t.Context(), alice, roots, tr.alice, []File{{"new", New}, {"a", ReadOnly}, {"../alice/newer", New}, {"b", ReadWrite}})
+	check(t, err)
+	if opened[0] != nil || opened[2] != nil || opened[1].Name() != tr.alice+"/a" || opened[3].Name() != tr.alice+"/b" {
+		t.Errorf("opened %v", opened)
+	}
+	closeAll(opened)
+	if _, err := os.Lstat(tr.alice + "/new"); !os.IsNotExist(err) {
+		t.Errorf("what was only looked for: %v", err)
+	}
+	if opened, err := OpenAll(t.Context(), alice, roots, tr.alice, []File{{"new", New}}); err != nil || len(opened) != 1 || opened[0] != nil {
+		t.Errorf("alone: %v, %v", opened, err)
+	}
+	for path, want := range map[string]error{
+		"there":              syscall.EEXIST,
+		"link":               syscall.EEXIST,
+		"read-only":          syscall.EEXIST,
+		"read-only/new":      syscall.EACCES,
+		"dir/new":            syscall.EPERM,
+		tr.outside + "/new":  syscall.EPERM,
+		"../bob/new":         syscall.EACCES,
+		tr.root + "/new":     syscall.EACCES,
+		"missing/new":        syscall.ENOENT,
+		"missing/beyond/new": syscall.ENOENT,
+		"there/new":          syscall.ENOTDIR,
+		"..":                 syscall.EINVAL,
+	} {
+		var which *FileError
+		_, err := OpenAll(t.Context(), alice, roots, tr.alice, []File{{"a", ReadOnly}, {path, New}})
+		if !errors.As(err, &which) || which.Index != 1 || !errors.Is(err, want) || !strings.Contains(err.Error(), "making ") {
+			t.Errorf("%s: %v, wanted %v", path, err, want)
+		}
+	}
+}
+
 func TestRemoveTakesOnlyTheFileThatWasCreated(t *testing.T) {
 	tr := newTree(t)
 	roots := []string{tr.root}
