@@ -114,37 +114,40 @@ static void put_name(struct cl_writer *w, spank_t sp)
 		cl_put(w, "name", name);
 }
 
-/* The spooled script, opened before anything of the job could alter it. */
-static int open_script(char **argv, int argc)
+/*
+ * The spooled script, opened before anything of the job could alter it, and
+ * what noded holds against the sealed arguments. Those of other jobs and steps
+ * are their own matter, and may be longer than a datagram.
+ */
+static bool put_script(struct cl_writer *w, spank_t sp, int *file)
 {
-	if (argc < 1) {
-		errno = EINVAL;
-		return -1;
-	}
-	return open(argv[0], O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	char **argv = NULL;
+	int argc = 0;
+
+	if (spank_get_item(sp, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS ||
+	    argc < 1)
+		return false;
+	for (int i = 0; i < (cl_step.secure ? argc : 1); i++)
+		cl_put(w, "arg", argv[i]);
+	*file = open(argv[0], O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return *file >= 0;
 }
 
 /* Describes the step; *file is the open file that goes with it, or -1. */
 static bool put_step(struct cl_writer *w, spank_t sp, uint32_t step, int *file)
 {
-	char **argv = NULL;
-	int argc = 0;
-
 	cl_put(w, "ask", "launch");
 	if (!put_item(w, sp, "job", S_JOB_ID))
 		return false;
 	cl_put_number(w, "step", step);
-	if (!put_owner(w, sp) || !put_numbers(w, sp) ||
-	    spank_get_item(sp, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS)
+	if (!put_owner(w, sp) || !put_numbers(w, sp))
 		return false;
 	cl_put(w, "secure", cl_step.secure ? "1" : "0");
-	for (int i = 0; i < argc; i++)
-		cl_put(w, "arg", argv[i]);
 	put_directory(w, sp);
 	if (!cl_step.batch)
 		return cl_put_evidence(w, sp, file);
 	put_name(w, sp);
-	return (*file = open_script(argv, argc)) >= 0;
+	return put_script(w, sp, file);
 }
 
 static void hang_up(void)

@@ -37,8 +37,8 @@ type Request struct {
 	ArrayJob, ArrayTask uint32
 	// Secure tells whether --secure was given.
 	Secure bool
-	// Arguments are the program and its arguments; for the batch step the
-	// spooled script and its arguments.
+	// Arguments are, of the batch step alone, the spooled script and, with
+	// Secure, its arguments.
 	Arguments []string
 	// Cwd is the directory in which the job was submitted, an absolute path.
 	Cwd string
