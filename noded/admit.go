@@ -105,6 +105,9 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request, t *laps) (_ *adm
 	if a.stderr, err = d.output(a.manifest.Stderr, a); err != nil {
 		return nil, err
 	}
+	if err := d.checkAnswer(a); err != nil {
+		return nil, err
+	}
 	seen, err := d.replay.Seen(a.id())
 	if err != nil {
 		return nil, err

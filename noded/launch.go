@@ -211,6 +211,8 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 	wanted := make(chan error, 1)
 	go func() { wanted <- d.stillWanted(setup, l.slurmJob) }()
 	err = errors.Join(d.keep(c, l), d.awaitRecord(setup, admitted), <-wanted, l.awaitHeaders(setup))
+	answer := d.answer(a, l.view)
+	err = errors.Join(err, answer.Check())
 	if err == nil {
 		err = d.leaveFiles(l.record)
 	}
@@ -221,7 +223,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 	l.unlock()
 	d.noteRunning(l, started)
 	l.laps.end("keep")
-	if err := c.Admit(d.answer(a, l.view)); err != nil {
+	if err := c.Admit(answer); err != nil {
 		log.Warn("slurmstepd went away before the job started", zap.Error(err))
 		d.finish(c, l, steps, outcome{err: err}, log)
 		return

@@ -327,6 +327,16 @@ func (d *Daemon) answer(a *admission, v *jobview.View) handoff.Admission {
 	return out
 }
 
+// checkAnswer refuses a job whose answer the plugin would not take, while its
+// token is unused.
+func (d *Daemon) checkAnswer(a *admission) error {
+	out := d.answer(a, &jobview.View{})
+	if err := out.Check(); err != nil {
+		return refusal("the job cannot be launched: "+err.Error(), "submit from a directory with a shorter path and no control character in it, or seal the script with fewer or shorter variables")
+	}
+	return nil
+}
+
 func (d *Daemon) path(name string) string { return filepath.Join(d.runDir, name) }
 
 func (l *live) wipe() {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +196,8 @@ func TestAManifestThatNobodyShouldMakeIsRefused(t *testing.T) {
 		"local time":                  func(m *Manifest) { m.Created = m.Created.In(time.FixedZone("x", 3600)) },
 		"argument with a NUL":         func(m *Manifest) { m.Arguments = []string{"a\x00b"} },
 		"too many arguments":          func(m *Manifest) { m.Arguments = make([]string, MaxArguments+1) },
+		"arguments of 44 KiB":         func(m *Manifest) { m.Arguments = slices.Repeat([]string{strings.Repeat("x", MaxArgument)}, 11) },
+		"variables of over 40 KiB":    func(m *Manifest) { m.Environment = variables(MaxTogether + 1) },
 		"BASH_ENV":                    func(m *Manifest) { m.Environment = map[string]string{"BASH_ENV": "x"} },
 		"exported function":           func(m *Manifest) { m.Environment = map[string]string{"BASH_FUNC_ls%%": "() { :; }"} },
 		"Slurm's variable":            func(m *Manifest) { m.Environment = map[string]string{"SLURM_JOB_ID": "1"} },
@@ -373,5 +377,25 @@ func TestSecretsHaveOneForm(t *testing.T) {
 		if _, err := decodeSecrets([]byte(bad)); err == nil {
 			t.Errorf("accepted %q", bad)
 		}
+	}
+}
+
+// variables are some whose names and values have so many bytes together.
+func variables(size int) map[string]string {
+	env := map[string]string{}
+	for i := 0; size > 0; i++ {
+		name := fmt.Sprintf("V%05d", i)
+		n := min(max(size-len(name), 0), MaxVariable)
+		env[name], size = strings.Repeat("x", n), size-len(name)-n
+	}
+	return env
+}
+
+func TestArgumentsAndVariablesOfTheGreatestSizeAreServed(t *testing.T) {
+	m := testManifest(t)
+	m.Arguments = slices.Repeat([]string{strings.Repeat("x", MaxArgument)}, MaxTogether/MaxArgument)
+	m.Environment = variables(MaxTogether)
+	if err := m.Validate(); err != nil {
+		t.Error(err)
 	}
 }

@@ -22,8 +22,12 @@ const (
 	MaxArguments   = 256
 	MaxArgument    = 4096
 	MaxEnvironment = 256 // variables
-	MaxTokens      = 1024
-	MaxToken       = 1024
+	// MaxTogether bounds all arguments together, and all names and values of
+	// variables: either has to fit a datagram of 64 KiB (noded/handoff), the ones
+	// with the user's groups, the others with five paths.
+	MaxTogether = 40 << 10
+	MaxTokens   = 1024
+	MaxToken    = 1024
 
 	// MinCreate and MaxCreate bound the size of a volume that a node makes.
 	// ext4 with its journal needs some MiB; 2^50 is far below what 64-bit
@@ -85,18 +89,28 @@ func (m *Manifest) checkScript() error {
 	if len(m.Arguments) > MaxArguments {
 		return fmt.Errorf("%d arguments, at most %d are served", len(m.Arguments), MaxArguments)
 	}
+	together := 0
 	for i, a := range m.Arguments {
 		if err := checkText(a, MaxArgument); err != nil {
 			return fmt.Errorf("argument %d: %w", i+1, err)
 		}
+		together += len(a)
+	}
+	if together > MaxTogether {
+		return fmt.Errorf("arguments of %d bytes together, at most %d are served", together, MaxTogether)
 	}
 	if len(m.Environment) > MaxEnvironment {
 		return fmt.Errorf("%d environment variables, at most %d are served", len(m.Environment), MaxEnvironment)
 	}
+	together = 0
 	for name, value := range m.Environment {
 		if err := CheckVariable(name, value); err != nil {
 			return err
 		}
+		together += len(name) + len(value)
+	}
+	if together > MaxTogether {
+		return fmt.Errorf("environment variables of %d bytes together, at most %d are served", together, MaxTogether)
 	}
 	return nil
 }

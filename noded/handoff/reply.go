@@ -31,6 +31,13 @@ type Admission struct {
 // variable is what a portable shell takes as NAME=VALUE (POSIX XBD 3.216).
 var variable = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=[^\x00]*$`)
 
+// Check says why the plugin would not take the admission, which may lack its
+// namespaces still.
+func (a *Admission) Check() error {
+	_, err := a.encode()
+	return err
+}
+
 // encode makes the datagram, or says why the plugin would not take it.
 func (a *Admission) encode() ([]byte, error) {
 	w := newWriter()

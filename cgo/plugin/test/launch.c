@@ -24,7 +24,8 @@ static int failed;
 		}                                                        \
 	} while (0)
 
-enum { ARGUMENTS = 3000, LONG = 60 };
+/* SEALED bytes of arguments is what a job has at most (sealed.MaxTogether). */
+enum { ARGUMENTS = 3000, LONG = 60, SEALED = 40 * 1024 };
 
 struct cl_step cl_step;
 
@@ -143,6 +144,8 @@ int main(void)
 	CHECK("a batch job of any length, with its script", whole && args == 1 && scripts);
 	launch(SLURM_BATCH_SCRIPT, 5, true);
 	CHECK("the arguments of a sealed one", whole && args == 5 && scripts);
+	launch(SLURM_BATCH_SCRIPT, SEALED / LONG, true);
+	CHECK("as many as can be sealed", whole && args == SEALED / LONG);
 	launch(SLURM_BATCH_SCRIPT, ARGUMENTS, true);
 	CHECK("not more than fit", !whole);
 	free(arguments);
