@@ -57,9 +57,7 @@ func (d *Daemon) letGo(ctx context.Context, l *live) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err := d.holdBack(ctx, l, false); err != nil {
-		d.log.Error("the node stays drained, for a job that was suspended and has ended", zap.Uint32("job", l.slurmJob), zap.Error(err))
-	}
+	d.takeBack(ctx, l)
 }
 
 // unfit says why nothing may be launched here, "" if something may. What is

@@ -21,14 +21,14 @@ var suspendedPause = 2 * time.Second
 func (d *Daemon) watchSuspended(ctx context.Context, l *live) {
 	seen := l.heldBack.Load()
 	for {
-		frozen, err := l.record.Cgroup.Frozen()
+		suspended, err := d.suspended(ctx, l)
 		if err != nil {
 			d.log.Debug("asking whether the job is suspended", zap.Uint32("job", l.slurmJob), zap.Error(err))
-		} else if frozen != seen {
-			if err := d.holdBack(ctx, l, frozen); err != nil {
+		} else if suspended != seen {
+			if err := d.holdBack(ctx, l, suspended); err != nil {
 				d.log.Warn("keeping other jobs from a node whose secure job is suspended, to be tried again", zap.Uint32("job", l.slurmJob), zap.Error(err))
 			} else {
-				seen = frozen
+				seen = suspended
 			}
 		}
 		select {
@@ -37,6 +37,18 @@ func (d *Daemon) watchSuspended(ctx context.Context, l *live) {
 		case <-time.After(suspendedPause):
 		}
 	}
+}
+
+// suspended asks Slurm of a job that stands still: its user can stop it too
+// (scancel --signal=STOP), and then Slurm gives its cores to nobody.
+func (d *Daemon) suspended(ctx context.Context, l *live) (bool, error) {
+	if frozen, err := l.record.Cgroup.Frozen(); err != nil || !frozen {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, slurmLimit)
+	defer cancel()
+	j, err := d.slurm.Job(ctx, l.slurmJob)
+	return j.State == "SUSPENDED", err
 }
 
 // holdBack drains the node while its job is suspended and takes that back
@@ -61,4 +73,32 @@ func (d *Daemon) holdBack(ctx context.Context, l *live, suspended bool) error {
 		l.heldBack.Store(false)
 	}
 	return err
+}
+
+// takeBack has Slurm use the node again that was held back, or goes on trying
+// to for as long as this noded lives.
+func (d *Daemon) takeBack(ctx context.Context, l *live) {
+	if d.takeBackOnce(ctx, l) {
+		return
+	}
+	go func() {
+		for pause := drainPause; ; pause = min(2*pause, drainPauseMax) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			if d.takeBackOnce(ctx, l) {
+				return
+			}
+		}
+	}()
+}
+
+func (d *Daemon) takeBackOnce(ctx context.Context, l *live) bool {
+	err := d.holdBack(ctx, l, false)
+	if err != nil {
+		d.log.Error("the node stays drained, for a job that was suspended and has ended, to be tried again", zap.Uint32("job", l.slurmJob), zap.Error(err))
+	}
+	return err == nil
 }

@@ -21,14 +21,41 @@ type drainingSlurm struct {
 	mu     sync.Mutex
 	reason string
 	did    []string
-	fail   bool
+	fail   int
+	state  string // the job's, "" if slurmctld does not say
+	asked  int
+}
+
+func (s *drainingSlurm) Job(ctx context.Context, job uint32) (SlurmJob, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	if _, ok := ctx.Deadline(); !ok || job != 7 || s.state == "" {
+		return SlurmJob{}, errors.New("slurmctld does not answer")
+	}
+	return SlurmJob{State: s.state}, nil
+}
+
+// says has slurmctld say that the job is in a state, and waits until it was
+// asked.
+func (s *drainingSlurm) says(t *testing.T, state string) {
+	t.Helper()
+	s.mu.Lock()
+	s.state = state
+	before := s.asked
+	s.mu.Unlock()
+	until(t, "Slurm is asked again", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.asked > before+2
+	})
 }
 
 func (s *drainingSlurm) DrainUndrained(_ context.Context, reason string) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fail {
-		s.fail = false
+	if s.fail > 0 {
+		s.fail--
 		return false, errors.New("slurmctld does not answer")
 	}
 	if s.reason != "" {
@@ -41,6 +68,10 @@ func (s *drainingSlurm) DrainUndrained(_ context.Context, reason string) (bool, 
 func (s *drainingSlurm) Resume(_ context.Context, mark string) (bool, string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.fail > 0 {
+		s.fail--
+		return false, "", errors.New("slurmctld does not answer")
+	}
 	was := s.reason
 	if !strings.HasPrefix(was, mark) || was == "" {
 		return false, was, nil
@@ -81,7 +112,7 @@ func suspendable(t *testing.T, s *drainingSlurm) (d *Daemon, l *live, freeze fun
 }
 
 func TestANodeIsDrainedWhileItsSecureJobIsSuspended(t *testing.T) {
-	s := &drainingSlurm{fail: true}
+	s := &drainingSlurm{fail: 1, state: "SUSPENDED"}
 	d, l, freeze := suspendable(t, s)
 	ended := make(chan outcome)
 	over := make(chan outcome)
@@ -104,7 +135,7 @@ func TestANodeIsDrainedWhileItsSecureJobIsSuspended(t *testing.T) {
 }
 
 func TestAnAdministratorsDrainOutlivesASuspension(t *testing.T) {
-	s := &drainingSlurm{reason: "broken fan"}
+	s := &drainingSlurm{reason: "broken fan", state: "SUSPENDED"}
 	d, l, freeze := suspendable(t, s)
 	ctx, stop := context.WithCancel(t.Context())
 	over := make(chan struct{})
@@ -130,4 +161,36 @@ func TestANodedThatIsRestartedTakesBackWhatItsPredecessorDrained(t *testing.T) {
 	until(t, "the node is back", s.has("", "resume"))
 	stop()
 	<-over
+}
+
+func TestAUserWhoStopsHerOwnJobDrainsNoNode(t *testing.T) {
+	s := &drainingSlurm{}
+	d, l, freeze := suspendable(t, s)
+	ctx, stop := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { d.watchSuspended(ctx, l); close(over) }()
+	freeze("1")
+	for _, state := range []string{"RUNNING", "", "STOPPED", "COMPLETING"} {
+		if s.says(t, state); !s.has("")() {
+			t.Fatalf("a job that Slurm calls %q: %q, %v", state, s.reason, s.did)
+		}
+	}
+	s.says(t, "SUSPENDED")
+	until(t, "the node is drained", s.has(suspendedReason, "drain"))
+	if s.says(t, ""); !s.has(suspendedReason, "drain")() {
+		t.Errorf("when Slurm does not say: %q, %v", s.reason, s.did)
+	}
+	s.says(t, "RUNNING")
+	until(t, "the node is back, though its job stands still", s.has("", "drain", "resume"))
+	stop()
+	<-over
+}
+
+func TestANodeThatSlurmDoesNotTakeBackAtOnceIsBackLater(t *testing.T) {
+	quick(t)
+	s := &drainingSlurm{reason: suspendedReason, fail: 4}
+	d, l, _ := suspendable(t, s)
+	l.heldBack.Store(true)
+	d.letGo(t.Context(), l)
+	until(t, "the node is back", s.has("", "resume"))
 }

@@ -94,7 +94,7 @@ func (j Job) Others() ([]uint32, error) {
 }
 
 // Frozen reports whether the user's processes of any step are stopped, which is
-// how Slurm suspends a job (cgroup.freeze).
+// how Slurm suspends a job, and how it sends SIGSTOP for a user (cgroup.freeze).
 func (j Job) Frozen() (bool, error) {
 	groups, err := filepath.Glob(filepath.Join(j.dir(), "step_*", "user"))
 	if err != nil {
