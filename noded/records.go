@@ -15,7 +15,6 @@ import (
 	"cloister/sealed"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 )
 
 // All records are written from this file: what happened is passed in, what a
@@ -211,8 +210,7 @@ func (d *Daemon) watchRecords(ctx context.Context) {
 		case <-time.After(recordsLook):
 		}
 		s := d.records.State()
-		full := errors.Is(s.Failed, unix.ENOSPC) || errors.Is(s.Failed, unix.EDQUOT)
-		if s.Failed != nil && !full && time.Since(s.Since) > recordsPatience && d.givenUp() == nil {
+		if s.Failed != nil && !audit.Full(s.Failed) && time.Since(s.Since) > recordsPatience && d.givenUp() == nil {
 			d.giveUp("records cannot be kept", s.Failed)
 		}
 	}

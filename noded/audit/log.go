@@ -45,6 +45,8 @@ type Log struct {
 	head   Head
 	counts Counters
 	events map[Event]uint64
+	// start is what Open could not do for want of room; file is nil until then.
+	start func() error
 	// failed is why nothing can be written at present, since when.
 	failed error
 	since  time.Time
@@ -67,7 +69,7 @@ var (
 
 // Open goes on with the records in the directory. What a crash left of the
 // last one is marked as that; what more is wrong with them is an incident, and
-// a new file is begun.
+// a new file is begun. If the disk is full the Log has failed at first.
 func Open(c Config) (*Log, error) {
 	if c.maxFile == 0 {
 		c.maxFile, c.maxFiles = maxFile, maxFiles
@@ -78,26 +80,34 @@ func Open(c Config) (*Log, error) {
 	l := &Log{Config: c, counts: Counters{}, events: map[Event]uint64{}, limits: map[string]*bucket{},
 		flush: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), head: Head{Hash: none}}
 	l.flushed = sync.NewCond(&l.mu)
-	if err := l.resume(); err != nil {
+	start, err := l.resume()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.attempt(start); Full(err) {
+		l.start = start
+		l.fail(err)
+	} else if err != nil {
 		return nil, err
 	}
 	go l.flusher()
 	return l, nil
 }
 
-// resume finds the end of the chain and repairs what a crash left there.
-func (l *Log) resume() error {
+// resume finds the end of the chain. What it returns repairs what a crash left
+// there, and is for attempt.
+func (l *Log) resume() (start func() error, err error) {
 	names, err := files(l.Dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(names) == 0 {
-		return l.begin(1)
+		return func() error { return l.begin(1) }, nil
 	}
 	last := names[len(names)-1]
 	b, err := readFile(last)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p := scan(last, b)
 	damage := l.follow(p)
@@ -105,7 +115,7 @@ func (l *Log) resume() error {
 		if len(names) > 1 {
 			before, err := readFile(names[len(names)-2])
 			if err != nil {
-				return err
+				return nil, err
 			}
 			l.follow(scan(names[len(names)-2], before)) // what is wrong there is not new
 		}
@@ -115,17 +125,19 @@ func (l *Log) resume() error {
 	}
 	if damage != "" {
 		l.head.Seq = max(l.head.Seq, firstOf(last)) // its name is taken
-		if err := l.begin(l.head.Seq + 1); err != nil {
-			return err
+		return func() error { return l.beginAnew(damage) }, nil
+	}
+	return func() error {
+		f, err := os.OpenFile(last, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return fmt.Errorf("opening the records: %w", err)
 		}
-		_, err := l.add(Entry{Event: Trouble, Incident: RecordsDamaged, Detail: damage})
+		l.file, l.size = f, int64(len(b))
+		if err = l.mend(p); err != nil { // half of it would look like an alteration the next time
+			err = errors.Join(err, f.Truncate(int64(len(b))), f.Close())
+		}
 		return err
-	}
-	if l.file, err = os.OpenFile(last, os.O_WRONLY|os.O_APPEND, 0); err != nil {
-		return fmt.Errorf("opening the records: %w", err)
-	}
-	l.size = int64(len(b))
-	return l.mend(p)
+	}, nil
 }
 
 // follow takes the state at the end of a file, and says what is wrong with it.
@@ -207,14 +219,41 @@ func (l *Log) begin(first uint64) error {
 	if err := syncDir(l.Dir); err != nil {
 		return fmt.Errorf("beginning a file of records: %w", errors.Join(err, f.Close(), os.Remove(name)))
 	}
-	if l.file != nil {
-		if err := l.file.Close(); err != nil {
-			f.Close()
+	old, size := l.file, l.size
+	l.file, l.size = f, 0
+	if err := l.addBegin(); err != nil { // the old file stays the last one
+		err = errors.Join(err, l.discard())
+		l.file, l.size = old, size
+		return err
+	}
+	if old != nil {
+		if err := old.Close(); err != nil {
 			return fmt.Errorf("ending a file of records: %w", err)
 		}
 	}
-	l.file, l.size = f, 0
-	return l.addBegin()
+	return nil
+}
+
+// discard removes a file that was just begun. Nothing was promised of it.
+func (l *Log) discard() error { return errors.Join(l.file.Close(), os.Remove(l.file.Name())) }
+
+// beginAnew starts the next file with the incident that befell the one before,
+// if one did.
+func (l *Log) beginAnew(damage string) error {
+	err := l.begin(l.head.Seq + 1)
+	if err != nil {
+		return err
+	}
+	if damage != "" {
+		_, err = l.add(Entry{Event: Trouble, Incident: RecordsDamaged, Detail: damage})
+	}
+	if err == nil {
+		err = l.file.Sync()
+	}
+	if err != nil {
+		return errors.Join(err, l.discard())
+	}
+	return nil
 }
 
 func (l *Log) addBegin() error {
@@ -350,7 +389,10 @@ func (l *Log) flusher() {
 		l.mu.Lock()
 		f, upTo := l.file, l.head
 		l.mu.Unlock()
-		err := f.Sync()
+		var err error
+		if f != nil {
+			err = f.Sync()
+		}
 		l.mu.Lock()
 		if err != nil && f == l.file { // a file that was ended meanwhile was flushed then
 			l.fail(fmt.Errorf("flushing the records: %w", err))
@@ -436,5 +478,8 @@ func (l *Log) Close() error {
 	close(l.closing)
 	close(l.flush)
 	<-l.done
+	if l.file == nil {
+		return nil
+	}
 	return errors.Join(l.file.Sync(), l.file.Close())
 }

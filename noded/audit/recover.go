@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -52,41 +53,60 @@ func (l *Log) recovered() {
 // recover reads back what the disk has of the last file and goes on in a new
 // one. It is for whoever holds mu.
 func (l *Log) recover() error {
-	last, size, head, counts, failed, tell := l.file, l.size, l.head, l.counts, l.failed, l.Journal
+	if l.start != nil {
+		if err := l.attempt(l.start); err != nil {
+			return err
+		}
+		l.start = nil
+		return nil
+	}
+	last, head, failed := l.file, l.head, l.failed
 	verified, whole, err := readBack(last)
 	if err != nil {
 		return err
 	}
 	detail := fmt.Sprintf("%v; none of the records up to %d is lost", failed, head.Seq)
-	if !whole || verified != head {
+	switch {
+	case !whole || verified != head:
 		detail = fmt.Sprintf("%v; of the records up to %d those after %d are lost or damaged", failed, head.Seq, verified.Seq)
+	case Full(failed):
+		detail = "" // an ordinary user may fill a disk: no incident
 	}
 	if verified.Seq == 0 { // not even the file's first
 		verified = Head{firstOf(last.Name()), none}
 	}
-	var news []func() // for the journal, once it is on the disk
-	l.Journal = func(r Record, h Head) { news = append(news, func() { tell(r, h) }) }
-	l.failed, l.file, l.head, l.counts = nil, nil, verified, maps.Clone(counts)
-	if err = l.begin(verified.Seq + 1); err == nil {
-		_, err = l.add(Entry{Event: Trouble, Incident: RecordsDamaged, Detail: detail})
-	}
-	if err == nil {
-		err = l.file.Sync()
-	}
-	l.Journal = tell
-	if err != nil {
-		if l.file != nil { // nothing was promised of it
-			err = errors.Join(err, l.file.Close(), os.Remove(l.file.Name()))
-		}
-		l.file, l.size, l.head, l.counts, l.failed, l.pending = last, size, head, counts, failed, nil
+	if err := l.attempt(func() error {
+		l.head = verified
+		return l.beginAnew(detail)
+	}); err != nil {
 		return err
 	}
 	l.durable, l.pending = l.head.Seq, nil
+	return last.Close()
+}
+
+// attempt begins or mends a file by way of do, or leaves all as it was. The
+// journal hears of the records once that is done.
+func (l *Log) attempt(do func() error) error {
+	file, size, head, counts, failed, tell := l.file, l.size, l.head, l.counts, l.failed, l.Journal
+	var news []func()
+	l.Journal = func(r Record, h Head) { news = append(news, func() { tell(r, h) }) }
+	l.failed, l.file, l.counts = nil, nil, maps.Clone(counts)
+	err := do()
+	l.Journal = tell
+	if err != nil {
+		l.file, l.size, l.head, l.counts, l.failed, l.pending = file, size, head, counts, failed, nil
+		return err
+	}
 	for _, n := range news {
 		n()
 	}
-	return last.Close()
+	return nil
 }
+
+// Full reports whether an error is of a disk that is full or a quota that is
+// used up.
+func Full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // readBack returns the last record that the disk has of a file, and whether
 // nothing else follows. A failed fsync(2) is told once, and what it could not
