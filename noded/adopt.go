@@ -106,6 +106,9 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		d.watchLocked(ctx, nil)
 	}
 	if len(adopted) == 0 {
+		l := newLive(0)
+		l.heldBack.Store(true) // by a predecessor, perhaps, for a job that is over
+		go d.takeBack(ctx, l)  // Slurm need not be up before noded
 		d.forget()
 		if err := d.closeStrays(ctx); err != nil && ctx.Err() == nil {
 			d.fence(err)

@@ -194,3 +194,14 @@ func TestANodeThatSlurmDoesNotTakeBackAtOnceIsBackLater(t *testing.T) {
 	d.letGo(t.Context(), l)
 	until(t, "the node is back", s.has("", "resume"))
 }
+
+func TestANodedThatFindsNoSessionTakesBackWhatItsPredecessorDrainedForOne(t *testing.T) {
+	quick(t)
+	s := &drainingSlurm{reason: suspendedReason, fail: 2}
+	d, _, _ := recording(t, policy.OnDemand)
+	d.slurm = s
+	if err := d.Recover(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the node is back", s.has("", "resume"))
+}
