@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cloister/kms"
+	"cloister/kms/server"
 )
 
 // wrapMany makes n tokens, 64 at a time so that they share fsyncs.
@@ -64,7 +65,7 @@ func BenchmarkRedeem(b *testing.B) {
 // BenchmarkUnwrap is the server's part alone: unwrap requests over connections
 // that are kept, each durable before it is answered.
 func BenchmarkUnwrap(b *testing.B) {
-	k := embedded(b)
+	k := embedded(b, func(c *server.Config) { c.MaxConns = 256 }) // all from one address
 	toks := wrapMany(b, k, b.N)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(k.caPEM)

@@ -46,7 +46,7 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Type", "application/json")
-		from := host(r)
+		from := host(r.RemoteAddr)
 		if s.refused.full(from, s.cfg.now()) {
 			fail(w, http.StatusTooManyRequests, "too many requests were refused: wait a minute")
 			return
@@ -71,11 +71,11 @@ func (w *watchedWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// host is the address that a request came from.
-func host(r *http.Request) string {
-	h, _, err := net.SplitHostPort(r.RemoteAddr)
+// host is an address without its port.
+func host(remote string) string {
+	h, _, err := net.SplitHostPort(remote)
 	if err != nil {
-		return r.RemoteAddr
+		return remote
 	}
 	return h
 }
@@ -126,7 +126,7 @@ func fail(w http.ResponseWriter, status int, texts ...string) {
 // names are not secret; tokens and payloads never come here.
 func (s *Server) audit(r *http.Request, op, user, accessor, result string) {
 	s.log.Info("audit", zap.String("op", op), zap.String("result", result), zap.String("user", user),
-		zap.String("accessor", accessor), zap.String("from", host(r)))
+		zap.String("accessor", accessor), zap.String("from", host(r.RemoteAddr)))
 }
 
 // refuse answers a failed operation on a token and writes it down.

@@ -56,7 +56,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer clear(given)
-	if !s.loginsFrom.take(host(r), now) || !s.loginsOf.take(name, now) {
+	if !s.loginsFrom.take(host(r.RemoteAddr), now) || !s.loginsOf.take(name, now) {
 		fail(w, http.StatusTooManyRequests, "too many logins: wait a minute")
 		s.audit(r, "login", name, "", "too many logins")
 		return

@@ -55,6 +55,10 @@ const (
 	// at once, and half a minute later again. The nodes of a large array that
 	// share an address stay far below.
 	DefaultMaxRefused = 1500
+	// DefaultMaxConns is how many connections one address may have open: an
+	// eighth of all. A redemption has its own for some milliseconds, so that the
+	// nodes of a large array that share an address stay below.
+	DefaultMaxConns = maxConns / 8
 
 	maxBody    = 8 << 10  // request body; a job key needs 59 bytes
 	maxHeader  = 16 << 10 // request headers
@@ -85,6 +89,7 @@ type Config struct {
 	LoginTTL    time.Duration // of a login; 0 means DefaultLoginTTL
 	MaxLoginTTL time.Duration // with renewals; 0 means DefaultMaxLoginTTL
 	MaxRefused  int           // refused requests of one address; 0 means DefaultMaxRefused
+	MaxConns    int           // open connections of one address; 0 means DefaultMaxConns
 
 	now func() time.Time // tests move the clock
 }
@@ -121,8 +126,11 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.MaxRefused == 0 {
 		cfg.MaxRefused = DefaultMaxRefused
 	}
-	if cfg.MaxTTL < time.Second || cfg.LoginTTL < time.Second || cfg.MaxLoginTTL < cfg.LoginTTL || cfg.MaxTokens < 1 || cfg.MaxRefused < 1 {
-		return nil, errors.New("opening the KMS: limits must be at least one second, one token and one request")
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = DefaultMaxConns
+	}
+	if cfg.MaxTTL < time.Second || cfg.LoginTTL < time.Second || cfg.MaxLoginTTL < cfg.LoginTTL || cfg.MaxTokens < 1 || cfg.MaxRefused < 1 || cfg.MaxConns < 1 {
+		return nil, errors.New("opening the KMS: limits must be at least one second, one token, one request and one connection")
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
@@ -178,7 +186,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error 
 
 	failed := make(chan error, 1)
 	go func() {
-		failed <- srv.Serve(tls.NewListener(netutil.LimitListener(l, maxConns), srv.TLSConfig))
+		each := &perAddress{Listener: l, max: s.cfg.MaxConns, log: s.log, open: map[string]int{}}
+		failed <- srv.Serve(tls.NewListener(netutil.LimitListener(each, maxConns), srv.TLSConfig))
 	}()
 	if ready != nil {
 		ready()
