@@ -63,6 +63,9 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 	records, err := d.journal.Load()
 	if err != nil {
 		d.giveUp("nobody knows what a predecessor of noded left", err)
+		if err := d.holdUnknown(ctx); err != nil {
+			return err
+		}
 		return ctx.Err()
 	}
 	var adopted []string
@@ -129,6 +132,26 @@ func runOf(r *session.Record) sealed.Run {
 // its predecessor's, but nobody watches over it yet.
 func (d *Daemon) holdLock(ctx context.Context, r *session.Record) error {
 	if d.dedicated() || !slices.Contains(r.Begun, stepLock) {
+		return nil
+	}
+	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {
+		return err
+	}
+	d.watchLocked(ctx, nil)
+	return nil
+}
+
+// holdUnknown keeps a node locked as a session may have left it of which nobody
+// knows: its processes belong to nobody and are ended.
+func (d *Daemon) holdUnknown(ctx context.Context) error {
+	locked, err := d.filter.Exists()
+	if err == nil && !locked {
+		locked, err = d.doors.Closed()
+	}
+	if err != nil {
+		return err
+	}
+	if !locked {
 		return nil
 	}
 	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {

@@ -78,6 +78,11 @@ func (d *Daemon) clean(ctx context.Context, r *retry) {
 		r.line("looking for sessions that are left: none", nil)
 	}
 	r.line("closing volumes that no session owns", d.closeStrays(ctx))
+	if !d.dedicated() && !r.failed && d.watching(watchFilter) { // by holdUnknown
+		l := newLive(0)
+		l.record = new(session.Record)
+		r.line("opening the node; what ran before its doors were closed is not known, start it by hand", d.openNode(ctx, l))
+	}
 	if d.dedicated() && !r.failed {
 		d.unwatchLocked()
 		// The watches must not end with the question.

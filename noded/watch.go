@@ -54,6 +54,12 @@ func (d *Daemon) watch(ctx context.Context, name string, w watcher) bool {
 	return true
 }
 
+func (d *Daemon) watching(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.watches[name] != nil
+}
+
 // unwatch ends watches; one that does not run is no error.
 func (d *Daemon) unwatch(names ...string) {
 	for _, name := range names {

@@ -40,22 +40,45 @@ func (f Filter) Check(ctx context.Context, l Lock) error {
 	return nil
 }
 
+// Exists reports whether there is a lock's table, whatever is in it.
+func (f Filter) Exists() (bool, error) {
+	c, err := f.conn()
+	if err != nil {
+		return false, fmt.Errorf("looking for the network's lock: %w", err)
+	}
+	t, err := find(c)
+	if err != nil {
+		return false, fmt.Errorf("looking for the network's lock: %w", err)
+	}
+	return t != nil, nil
+}
+
+// find returns the lock's table, nil if there is none.
+func find(c *nftables.Conn) (*nftables.Table, error) {
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("listing tables: %w", err)
+	}
+	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == TableName })
+	if i < 0 {
+		return nil, nil
+	}
+	return tables[i], nil
+}
+
 func check(c *nftables.Conn, want ruleset) error {
 	differs := func(format string, a ...any) error {
 		return fmt.Errorf("%w: %s", errDiffers, fmt.Sprintf(format, a...))
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return fmt.Errorf("listing tables: %w", err)
-	}
-	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == TableName })
+	t, err := find(c)
 	switch {
-	case i < 0:
+	case err != nil:
+		return err
+	case t == nil:
 		return differs("table inet %s is gone", TableName)
-	case tables[i].Flags != 0: // NFT_TABLE_F_DORMANT switches a table off
-		return differs("table inet %s has flags %#x", TableName, tables[i].Flags)
+	case t.Flags != 0: // NFT_TABLE_F_DORMANT switches a table off
+		return differs("table inet %s has flags %#x", TableName, t.Flags)
 	}
-	t := tables[i]
 	sets, err := c.GetSets(t)
 	if err != nil {
 		return fmt.Errorf("listing sets: %w", err)

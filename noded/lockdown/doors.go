@@ -194,6 +194,10 @@ func (d Doors) eachRunning(ctx context.Context, s DoorState, do func(context.Con
 	})
 }
 
+// Closed reports whether Close has closed the doors, or begun to, and Open has
+// not opened them.
+func (d Doors) Closed() (bool, error) { return guardsShut() }
+
 // Check names the doors that are open although Close closed them: units that
 // run again or could be started. None means that all is shut.
 func (d Doors) Check(ctx context.Context) (open []string, err error) {

@@ -77,7 +77,7 @@ func TestAUnitWhoseGuardIsTakenAwayIsGuardedAgainAndStoppedWithinASecondAndRepor
 	f.mu.Unlock()
 	f.emit("JobRemoved", uint32(7), job, "ssh.service", "done")
 	within(t, time.Second, "ssh.service is down and guarded", func() bool {
-		shut, err := guardsShut()
+		shut, err := d.Closed()
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return shut && err == nil && f.seen["ssh.service"] && f.units["ssh.service"].active == "inactive"
@@ -86,7 +86,7 @@ func TestAUnitWhoseGuardIsTakenAwayIsGuardedAgainAndStoppedWithinASecondAndRepor
 	if err := d.openAll(soon(t), s); err != nil {
 		t.Fatal(err)
 	}
-	if shut, err := guardsShut(); shut || err != nil {
+	if shut, err := d.Closed(); shut || err != nil {
 		t.Error("the doors stay shut after the release", err)
 	}
 }

@@ -1,0 +1,122 @@
+package noded
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"cloister/noded/lockdown"
+	"cloister/policy"
+
+	"github.com/vishvananda/netns"
+)
+
+// newFilter is the packet filter of a network namespace of its own.
+func newFilter(t *testing.T) lockdown.Filter {
+	t.Helper()
+	ns, err := netns.None(), error(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		ns, err = netns.New()
+	}()
+	if <-done; err != nil {
+		t.Fatalf("making a network namespace (this test must run as root): %v", err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return lockdown.Filter{NetNS: int(ns)}
+}
+
+// unreadable is a daemon whose predecessor left a journal entry that it cannot
+// read. The doors and the processes are those of the machine that the test runs
+// on: their watches do nothing.
+func unreadable(t *testing.T, class policy.Class) (d *Daemon, entry string, memory chan struct{}) {
+	t.Helper()
+	d, _, dir := recording(t, class)
+	d.slurm = &fakeSlurm{}
+	d.filter = newFilter(t)
+	d.lock = lockdown.Lock{
+		Controllers: []netip.Addr{netip.MustParseAddr("10.9.0.10")}, Clients: []netip.Addr{netip.MustParseAddr("10.9.0.11")},
+		SlurmctldPort: 6817, SlurmdPort: 6818, SrunPorts: policy.PortRange{First: 60001, Last: 60100},
+	}
+	d.watches[watchDoors], d.watches[watchStrangers] = func() {}, func() {}
+	memory = make(chan struct{})
+	d.memory = func(ctx context.Context, _ func(string)) error {
+		close(memory)
+		<-ctx.Done()
+		return nil
+	}
+	t.Cleanup(func() { d.unwatch(watchFilter, watchMemory) })
+	entry = filepath.Join(dir, "sessions", strings.Repeat("c", 32)+".json")
+	if err := os.WriteFile(entry, []byte(`{"of":"a newer noded"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return d, entry, memory
+}
+
+func TestANodeWhoseSessionIsNotKnownIsKeptLockedUntilItIsRecovered(t *testing.T) {
+	for _, class := range []policy.Class{policy.OnDemand, policy.Dedicated} {
+		t.Run(string(class), func(t *testing.T) {
+			d, entry, memory := unreadable(t, class)
+			// A dedicated node is locked at noded's start, for login nodes to reach it.
+			if err := d.filter.Apply(t.Context(), d.lock); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Recover(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if s := d.Status(); s.State != "fenced" {
+				t.Errorf("the node is %s", s.State)
+			}
+			holds := func() bool { return d.filter.Check(t.Context(), d.lock.InSession()) == nil }
+			if !holds() {
+				t.Error("login nodes reach it")
+			}
+			if err := d.filter.Release(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the packet filter is put back", holds)
+			until(t, "swap and core dumps are watched", func() bool {
+				select {
+				case <-memory:
+					return true
+				default:
+					return false
+				}
+			})
+			if r := d.Retry(t.Context()); r.Recovered || !holds() {
+				t.Errorf("recovered, or opened, while nobody knows the session: %+v", r)
+			}
+			if class == policy.Dedicated {
+				return // it would close the doors of this machine
+			}
+			if err := os.Remove(entry); err != nil {
+				t.Fatal(err)
+			}
+			r := d.Retry(t.Context())
+			if there, err := d.filter.Exists(); !r.Recovered || there || err != nil {
+				t.Errorf("not opened: %+v, %v", r, err)
+			}
+			for _, w := range []string{watchFilter, watchDoors, watchStrangers, watchMemory} {
+				if d.watching(w) {
+					t.Errorf("%s: still watched on an open node", w)
+				}
+			}
+		})
+	}
+}
+
+func TestANodeThatNobodyLockedIsNotLockedForAJournalThatCannotBeRead(t *testing.T) {
+	d, _, _ := unreadable(t, policy.OnDemand)
+	if err := d.Recover(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := d.filter.Exists(); there || err != nil || d.watching(watchMemory) || d.Status().State != "fenced" {
+		t.Errorf("a table: %v, %v; %+v", there, err, d.Status())
+	}
+}
