@@ -281,6 +281,40 @@ func TestAFloodIsSummedUpAndNothingOfItIsLostToTheCount(t *testing.T) {
 	}
 }
 
+func TestAUsersLoopOfStepsIsSummedUpAfterItsFirstAndHoldsNobodyElseBack(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, config(dir))
+	const n = 1000
+	for i := range uint32(n) {
+		add(t, l, Entry{Event: Joined, User: "alice", Step: &i})
+	}
+	add(t, l, Entry{Event: Joined, User: "bob"})
+	if got := l.State().Events[Joined]; got != n+1 {
+		t.Errorf("counted %d", got)
+	}
+	shut(t, l)
+	b, err := os.ReadFile(filepath.Join(dir, fileName(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var alice, bob uint64
+	for _, k := range scan("", b).links {
+		switch {
+		case k.User == "bob":
+			bob++
+		case k.User != "alice":
+		case alice < burst && (k.More != 0 || uint64(*k.Step) != alice):
+			t.Errorf("record %d is of step %d and %d more", k.Seq, *k.Step, k.More)
+			fallthrough
+		default:
+			alice += 1 + k.More
+		}
+	}
+	if lines := bytes.Count(b, []byte{'\n'}); alice != n || bob != 1 || lines > n/4 {
+		t.Errorf("%d lines, of %d and %d steps", lines, alice, bob)
+	}
+}
+
 func TestEachOfManyWritersGetsItsRecordOnTheDisk(t *testing.T) {
 	dir := t.TempDir()
 	c := config(dir)

@@ -2,9 +2,9 @@ package audit
 
 import "time"
 
-// Of like refusals and incidents, burst may come at once and one each refill
-// after that: more than a person reads, less than a disk minds. The rest is
-// summed up.
+// Of like refusals, incidents and joined steps of a user, burst may come at once
+// and one each refill after that: more than a person reads, less than a disk
+// minds. The rest is summed up.
 const burst = 40
 
 var refill = time.Second
@@ -24,7 +24,7 @@ const maxBuckets = 256
 // limited reports whether the entry comes too fast and was only counted. One
 // that does not takes along the count of those before it.
 func (l *Log) limited(e *Entry) bool {
-	if e.Event != Refused && e.Event != Trouble {
+	if e.Event != Refused && e.Event != Trouble && e.Event != Joined {
 		return false
 	}
 	key := string(e.Event) + " " + string(e.Incident) + " " + e.User

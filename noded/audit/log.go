@@ -270,8 +270,8 @@ func syncDir(dir string) error {
 }
 
 // Add appends a record. An error means that it may not be in the file; it is in
-// the journal all the same. Refusals and incidents that come too fast are
-// counted and summed up in a later record.
+// the journal all the same. Refusals, incidents and joined steps that come too
+// fast are counted and summed up in a later record.
 func (l *Log) Add(e Entry) (Head, error) {
 	if l == nil {
 		return Head{}, errNone
