@@ -62,12 +62,18 @@ cat /data/word
 		return err
 	}
 	// The guests wait by themselves: asking them costs the sessions' processor time. A session takes some
-	// 7 s on an idle machine, 20 s on a busy one.
-	states, err := l.Output(ctx, cluster.Head, fmt.Sprintf(`for i in $(seq 400); do
-	[ -n "$(timeout 30 squeue -h -j %d -o %%T 2>/dev/null)" ] || break
+	// 7 s on an idle machine, 20 s on a busy one; slurmctld forgets a task MinJobAge, five minutes, after its end.
+	states, err := l.Output(ctx, cluster.Head, fmt.Sprintf(`ended() {
+	timeout 30 scontrol -o show job %[1]d | sed -n 's/^JobId=\([0-9]*\) .* JobState=\([A-Z_]*\) .*/\1 \2/p' | grep -v -e PENDING -e RUNNING -e COMPLETING -e CONFIGURING
+}
+for i in $(seq 400); do
+	[ -n "$(timeout 30 squeue -h -j %[1]d -o %%T 2>/dev/null)" ] || break
+	[ $((i %% 40)) -ne 0 ] || ended
 	sleep 3
-done
-timeout 30 scontrol -o show job %[1]d | grep -o 'JobState=[A-Z_]*' | sort | uniq -c
+done >/tmp/%[3]s
+ended >>/tmp/%[3]s
+sort -u /tmp/%[3]s | cut -d ' ' -f 2 | sort | uniq -c
+rm /tmp/%[3]s
 ls %[2]s/%[3]s-*.luks | wc -l`, job, deploy.Home(l.who), name), cluster.Timeout(5*patience))
 	if err != nil {
 		return err
@@ -78,7 +84,7 @@ ls %[2]s/%[3]s-*.luks | wc -l`, job, deploy.Home(l.who), name), cluster.Timeout(
 	}
 	l.sessions += batch
 	ended := l.samples[len(l.samples)-1].sessions - before
-	if strings.Join(strings.Fields(states), " ") != fmt.Sprintf("%d JobState=COMPLETED %[1]d", batch) || ended != batch {
+	if strings.Join(strings.Fields(states), " ") != fmt.Sprintf("%d COMPLETED %[1]d", batch) || ended != batch {
 		l.fault("of %s, %d tasks: %q, and noded ended %d sessions", name, batch, states, ended)
 	} else {
 		l.counts[Nothing].jobs += batch
