@@ -67,6 +67,9 @@ func openOnce(want File, uid uint32, roots []string) (*os.File, error) {
 	if err := beneath(look, roots); err != nil {
 		return nil, err
 	}
+	if err := notUsers(look); err != nil {
+		return nil, err
+	}
 	if want.Mode == ReadWrite && st.Uid != uid {
 		return nil, fmt.Errorf("file belongs to uid %d: only the user's own files are opened for writing: %w", st.Uid, syscall.EPERM)
 	}

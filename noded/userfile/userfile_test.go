@@ -227,7 +227,8 @@ func TestASwappedNameNeverGivesAFileOutsideTheRoots(t *testing.T) {
 		done <- swaps
 	}()
 	opened, refused := 0, 0
-	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); {
+	// Three seconds, longer on a machine so busy that only one outcome was seen by then.
+	for began := time.Now(); time.Since(began) < 3*time.Second || (opened == 0 || refused == 0) && time.Since(began) < time.Minute; {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		f, err := Open(ctx, alice, []string{tr.root}, tr.alice, "v", ReadOnly)
 		cancel()
