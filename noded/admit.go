@@ -213,7 +213,7 @@ func (d *Daemon) openFiles(ctx context.Context, a *admission) error {
 	var which *userfile.FileError
 	switch {
 	case errors.As(err, &which) && files[which.Index].Mode == userfile.New:
-		return refusal(fmt.Sprintf("%s: %v", names[which.Index], err), nextMade(err, "submit again"))
+		return refusal(fmt.Sprintf("%s: %v", names[which.Index], err), nextMade(err, "submit again, or seal the script again if it ran before"))
 	case errors.As(err, &which):
 		return refusal(fmt.Sprintf("%s: %v", names[which.Index], err), nextFile(err))
 	case err != nil:

@@ -101,8 +101,15 @@ echo "task $SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_COUNT in $SLURM_ARRAY_JOB_I
 		wantRecord(t, s, fmt.Sprintf("CLOISTER_EVENT=ended CLOISTER_TASK=%d", task))
 	}
 	wantRecord(t, s, "CLOISTER_INCIDENT=replayed CLOISTER_TASK=2")
-	// What the node remembers of runs is what another node lacks.
+	// What the node remembers of runs is what another node lacks. There its results
+	// are in the way first.
 	if _, err := s.Output(ctx, cluster.S2, "rm -f /var/lib/cloister/jobs/*"); err != nil {
+		t.Fatal(err)
+	}
+	if said := tasks(t, s, "array.sealed", "1", 1)[1]; !strings.Contains(said, "or seal the script again if it ran before") {
+		t.Errorf("a task whose results are there: %s", said)
+	}
+	if _, err := s.Output(ctx, cluster.Head, "rm "+deploy.Home("alice")+"/part-1.luks"); err != nil {
 		t.Fatal(err)
 	}
 	if said := tasks(t, s, "array.sealed", "1", 1)[1]; !strings.Contains(said, "single-use token is gone") {
