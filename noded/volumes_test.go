@@ -69,7 +69,7 @@ func TestAVolumeThatCannotBeMadeIsRefusedBeforeTheTokenIsUsed(t *testing.T) {
 	if err := os.WriteFile(theirs, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused(d.openFiles(t.Context(), a), "move the old file away and submit again")
+	refused(d.openFiles(t.Context(), a), "move the old file away and submit again, or seal the script again if it ran before")
 	// By one that comes between, the token is used.
 	refused(d.makeFiles(t.Context(), l, a, func() error { return nil }), "move the old file away and "+nextSealAgain)
 	d.removeFiles(t.Context(), l.record)
@@ -77,9 +77,9 @@ func TestAVolumeThatCannotBeMadeIsRefusedBeforeTheTokenIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.manifest.Volumes = a.manifest.Volumes[1:]
-	refused(d.openFiles(t.Context(), a), "the right to write where the job makes this volume and submit again")
+	refused(d.openFiles(t.Context(), a), "the right to write where the job makes this volume and submit again, or seal the script again if it ran before")
 	a.manifest.Volumes[0].Path, theirs = "missing/c.luks", filepath.Join(dir, "missing", "c.luks")
-	refused(d.openFiles(t.Context(), a), "make the directory in which the job makes this volume and submit again")
+	refused(d.openFiles(t.Context(), a), "make the directory in which the job makes this volume and submit again, or seal the script again if it ran before")
 }
 
 func TestTheJournalAloneTakesBackTheFilesThatASessionMade(t *testing.T) {
