@@ -2,6 +2,7 @@
  * Tests of what launch.c says of a step, to a Slurm and a noded that are made up
  * here.
  */
+#include "check.h"
 #include "evidence.h"
 #include "handoff.h"
 #include "noexec.h"
@@ -13,16 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int failed;
-
-#define CHECK(what, ok)                                                  \
-	do {                                                             \
-		if (!(ok)) {                                             \
-			printf("%s:%d: not so: %s\n", __FILE__, __LINE__, what); \
-			failed = 1;                                      \
-		}                                                        \
-	} while (0)
 
 /* SEALED bytes of arguments is what a job has at most (sealed.MaxTogether). */
 enum { ARGUMENTS = 3000, LONG = 60, SEALED = 40 * 1024 };

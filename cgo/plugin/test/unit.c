@@ -4,6 +4,7 @@
  * Each CHECK names a behaviour; the sanitizers watch over the rest.
  */
 #define _GNU_SOURCE
+#include "check.h"
 #include "claim.h"
 #include "client.h"
 #include "environment.h"
@@ -25,16 +26,6 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static int failed;
-
-#define CHECK(what, ok)                                                  \
-	do {                                                             \
-		if (!(ok)) {                                             \
-			printf("%s:%d: not so: %s\n", __FILE__, __LINE__, what); \
-			failed = 1;                                      \
-		}                                                        \
-	} while (0)
 
 #define ADMIT "cloister=1\0verdict=admit\0env=A=1\0env=B_2=x=y\0home=/h\0" \
 	      "cwd=/c\0stdout=/o\0stderr=/e\0message=hello"
