@@ -32,13 +32,19 @@ func lockedKeyring(t *testing.T, uid uint32) {
 	}
 }
 
+// cgroups is an empty hierarchy for the test.
+func cgroups(t *testing.T) {
+	t.Helper()
+	old := cgroup.Root
+	cgroup.Root = t.TempDir()
+	t.Cleanup(func() { cgroup.Root = old })
+}
+
 func TestAKeyringThatItsUserLockedIsAnIncidentAndNoFailedUndo(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("needs root, to act as a user")
 	}
-	old := cgroup.Root
-	cgroup.Root = t.TempDir()
-	t.Cleanup(func() { cgroup.Root = old })
+	cgroups(t)
 	d, h, _ := recording(t, policy.OnDemand)
 	l := withSession(t, d)
 	l.record.UID = 2_000_000_000 + uint32(time.Now().UnixMilli()%100_000_000) // another with each run

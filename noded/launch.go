@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cloister/mutant"
+	"cloister/noded/audit"
 	"cloister/noded/cgroup"
 	"cloister/noded/handoff"
 	"cloister/noded/session"
@@ -141,7 +142,9 @@ func (d *Daemon) markUnsigned() error {
 	return f.Close()
 }
 
-// alone refuses while anything else of Slurm's is on an on-demand node.
+// alone refuses while anything else of Slurm's is on an on-demand node. That is
+// also a step of this job: its script, which has not begun, cannot have started
+// it, and it would be the host's, beside the session.
 func (d *Daemon) alone(job cgroup.Job) error {
 	if d.dedicated() {
 		return nil
@@ -151,12 +154,21 @@ func (d *Daemon) alone(job cgroup.Job) error {
 		return err
 	}
 	if len(others) > 0 {
-		return refusal(fmt.Sprintf("job %d is on this node too", others[0]), "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive")
+		return besides(others[0])
+	}
+	own, err := job.Steps()
+	if err != nil {
+		return err
+	}
+	if len(own) > 0 {
+		return errStepBefore
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if other, found := d.passed.other(job.ID); found {
-		return refusal(fmt.Sprintf("job %d is on this node too", other), "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive")
+	if id, found := d.passed.running(); found && id == job.ID {
+		return errStepBefore
+	} else if found {
+		return besides(id)
 	}
 	if d.policy.RequireFreshBoot && !mutant.Removed(mutant.FreshBoot) {
 		if _, err := os.Stat(d.path(unsignedMark)); err == nil {
@@ -167,6 +179,12 @@ func (d *Daemon) alone(job cgroup.Job) error {
 	}
 	return nil
 }
+
+func besides(job uint32) error {
+	return refusal(fmt.Sprintf("job %d is on this node too", job), "submit to a partition that gives whole nodes (OverSubscribe=EXCLUSIVE), or with --exclusive")
+}
+
+var errStepBefore = refusal("a step of the job runs on this node, and the job's script did not start it", "if you did not start it yourself, with srun --jobid, somebody else uses your account: tell your security officer; then submit again")
 
 // run admits the job, waits for its end and undoes everything. If ctx ends
 // while the job runs, the session is left as it is for the next noded. started
@@ -270,6 +288,9 @@ func (d *Daemon) consider(ctx context.Context, c *handoff.Conn, l *live) (*admis
 		return nil, group, err
 	}
 	if err := d.alone(group); err != nil {
+		if err == errStepBefore {
+			d.noteIncident(audit.StepRefused, asked("", &c.Request), err.Error())
+		}
 		return nil, group, err
 	}
 	a, err := d.admit(ctx, &c.Request, &l.laps)

@@ -43,14 +43,13 @@ func (p passed) add(pid int, job uint32) error {
 	return nil
 }
 
-// other is a job besides this one whose steps run still.
-func (p passed) other(job uint32) (id uint32, found bool) {
+// running is a job whose step runs still, if there is one.
+func (p passed) running() (job uint32, found bool) {
 	for of, id := range p {
-		if of.gone() {
-			delete(p, of)
-		} else if id != job {
+		if !of.gone() {
 			return id, true
 		}
+		delete(p, of)
 	}
 	return 0, false
 }

@@ -59,14 +59,11 @@ func TestAStepThatRunsKeepsASealedJobAwayAndOneThatEndedDoesNot(t *testing.T) {
 		if mine, its := started(t, os.Getpid()), started(t, pid); its < mine {
 			t.Errorf("%s: started at %d, this test at %d", name, its, mine)
 		}
-		if id, found := p.other(7); !found || id != 5 {
+		if id, found := p.running(); !found || id != 5 {
 			t.Errorf("%s: while it runs: %d, %v", name, id, found)
 		}
-		if _, found := p.other(5); found {
-			t.Errorf("%s: its own job is another's", name)
-		}
 		end()
-		if id, found := p.other(7); found || len(p) != 0 {
+		if id, found := p.running(); found || len(p) != 0 {
 			t.Errorf("%s: after its end: %d, %d kept", name, id, len(p))
 		}
 	}
@@ -87,6 +84,40 @@ func TestANumberThatAnotherProcessHasNowKeepsNoSealedJobAway(t *testing.T) {
 	}
 }
 
+// Whoever has the user's uid can start a step of a job as soon as Slurm has begun
+// it: before the job's script has the node, that is an ordinary one.
+func TestAStepOfTheJobItselfThatCameBeforeItsScriptKeepsItAway(t *testing.T) {
+	d, _ := idleDaemon(policy.OnDemand)
+	cgroups(t)
+	job := cgroup.Job{Scope: "/slurmstepd.scope", ID: 7}
+	populate := func(step, populated string) {
+		group := filepath.Join(cgroup.Root, job.Scope, "job_7", step, "user")
+		if err := os.MkdirAll(group, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(group, "cgroup.events"), []byte("populated "+populated+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	populate("step_batch", "1")
+	populate("step_extern", "1")
+	populate("step_1", "0")
+	if err := d.alone(job); err != nil {
+		t.Errorf("with its script's own group: %v", err)
+	}
+	populate("step_0", "1") // a noded that was started since remembers no step
+	if err := d.alone(job); err != errStepBefore {
+		t.Errorf("with a step's processes: %v", err)
+	}
+	populate("step_0", "0")
+	if err := d.passed.add(os.Getpid(), 7); err != nil { // its tasks are still to be started
+		t.Fatal(err)
+	}
+	if err := d.alone(job); err != errStepBefore {
+		t.Errorf("with a step's slurmstepd: %v", err)
+	}
+}
+
 func TestStepsThatEndedDoNotPileUp(t *testing.T) {
 	p := passed{}
 	running, _ := sleeping(t, "sleep")
@@ -102,8 +133,8 @@ func TestStepsThatEndedDoNotPileUp(t *testing.T) {
 	if len(p) > 3*looks {
 		t.Errorf("%d are kept", len(p))
 	}
-	if id, found := p.other(7); !found || id != 5 {
-		t.Errorf("the one that runs: %d, %v", id, found)
+	if _, found := p.running(); !found {
+		t.Error("the one that runs is not found")
 	}
 	if err := p.add(1<<22+1, 5); err == nil { // beyond the kernel's PID_MAX_LIMIT
 		t.Error("a process that is gone was added")

@@ -201,7 +201,7 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 		return err
 	}
 	l.laps.end("doors")
-	ended, err := lockdown.EndForeign(ctx, l.record.UID, l.record.Cgroup.Path())
+	ended, err := lockdown.EndForeign(ctx, l.record.UID, l.record.Cgroup.Batch())
 	for _, p := range ended {
 		d.log.Info("ended a process that does not belong to the job", zap.Stringer("process", p))
 	}

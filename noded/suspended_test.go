@@ -91,9 +91,10 @@ func (s *drainingSlurm) has(reason string, did ...string) func() bool {
 // suspendable is a daemon with a session whose tasks freeze as they are told.
 func suspendable(t *testing.T, s *drainingSlurm) (d *Daemon, l *live, freeze func(frozen string)) {
 	t.Helper()
-	oldRoot, oldPause := cgroup.Root, suspendedPause
-	cgroup.Root, suspendedPause = t.TempDir(), time.Millisecond
-	t.Cleanup(func() { cgroup.Root, suspendedPause = oldRoot, oldPause })
+	cgroups(t)
+	oldPause := suspendedPause
+	suspendedPause = time.Millisecond
+	t.Cleanup(func() { suspendedPause = oldPause })
 	user := filepath.Join(cgroup.Root, "slurmstepd.scope/job_7/step_batch/user")
 	if err := os.MkdirAll(user, 0o755); err != nil {
 		t.Fatal(err)

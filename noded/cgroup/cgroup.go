@@ -65,6 +65,41 @@ func (j Job) dir() string {
 // Path is the job's control group relative to Root.
 func (j Job) Path() string { return strings.TrimPrefix(j.dir(), Root) }
 
+// The names that Slurm gives the step which runs the batch script, and the one
+// which, with PrologFlags=Contain, holds a job's place with a sleep of root's
+// (_spawn_job_container in slurmstepd's mgr.c of 24.11).
+const (
+	batch  = "step_batch"
+	extern = "step_extern"
+)
+
+// Batch is the control group of the job's batch script relative to Root.
+func (j Job) Batch() string { return filepath.Join(j.Path(), batch) }
+
+// Steps names the steps in which the job runs something, besides its batch
+// script. What ssh adopts into the extern step is a person's, and ended as such.
+func (j Job) Steps() ([]string, error) {
+	groups, err := filepath.Glob(filepath.Join(j.dir(), "step_*", "user"))
+	if err != nil {
+		return nil, fmt.Errorf("listing the steps of job %d: %w", j.ID, err)
+	}
+	var steps []string
+	for _, g := range groups {
+		name := filepath.Base(filepath.Dir(g))
+		if name == batch || name == extern {
+			continue
+		}
+		populated, err := isPopulated(g)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if populated {
+			steps = append(steps, name)
+		}
+	}
+	return steps, nil
+}
+
 // Others lists the other Slurm jobs that have processes on the node. Slurm
 // leaves the empty control groups of a slurmstepd that was killed.
 func (j Job) Others() ([]uint32, error) {
