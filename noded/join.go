@@ -90,6 +90,9 @@ func (d *Daemon) proven(r *handoff.Request, l *live) (*stepproof.Claim, error) {
 	if r.UID != l.record.UID {
 		return nil, refusal("the step is not of the job's owner", nextStep)
 	}
+	if _, err := accountOf(r); err != nil {
+		return nil, err
+	}
 	if r.Proof == "" {
 		return nil, refusal("the step does not prove that it was started inside the secure job", nextStep)
 	}

@@ -2,10 +2,12 @@ package noded
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"cloister/noded/audit"
 	"cloister/noded/handoff"
+	"cloister/noded/session"
 	"cloister/policy"
 
 	"go.uber.org/zap"
@@ -35,5 +37,22 @@ func TestAStepOfAJobThatIsBeingAdmittedIsRefused(t *testing.T) {
 	}
 	if n := d.records.State().Incidents[audit.StepRefused].All; n != 1 {
 		t.Errorf("%d incidents", n)
+	}
+}
+
+// The step's proof says nothing of groups, which are the controller's to set.
+func TestAStepWithGroupsThatTheNodeDoesNotGiveIsRefused(t *testing.T) {
+	d, _ := idleDaemon(policy.OnDemand)
+	l := newLive(7)
+	l.record = &session.Record{UID: person}
+	const disk = 6 // Debian's base-passwd
+	for want, r := range map[string]handoff.Request{
+		"the group 6 from Slurm": {Job: 7, Step: 1, UID: person, GID: person, Groups: []uint32{person, disk}},
+		"the group 0 from Slurm": {Job: 7, Step: 1, UID: person, GID: 0, Groups: []uint32{person}},
+		"does not prove":         {Job: 7, Step: 1, UID: person, GID: person, Groups: []uint32{person}},
+	} {
+		if _, err := d.proven(&r, l); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", want, err)
+		}
 	}
 }
