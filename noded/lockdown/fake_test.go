@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,6 +101,9 @@ func noProcesses(t *testing.T) {
 	old := procDir
 	procDir = t.TempDir()
 	t.Cleanup(func() { procDir = old })
+	if err := os.WriteFile(filepath.Join(procDir, "loadavg"), []byte("0.00 0.01 0.05 1/100 4242\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // unit adds a unit that has a file in the vendor's directory.

@@ -1,11 +1,12 @@
 package lockdown
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,29 +16,12 @@ import (
 	"cloister/mutant"
 )
 
-// A Process is what a scan of /proc shows of one. Needs a /proc that hides no
-// process (ProtectProc=default in noded's unit).
-type Process struct {
-	PID    int
-	UIDs   [4]uint32 // real, effective, saved, file system
-	Cgroup string    // in the unified hierarchy, or systemd's own in version 1
-	Name   string    // up to 15 bytes, chosen by the process
-
-	ended bool // it was not waited for yet: there is nothing left in it to kill
-}
-
-// procDir is where proc(5) is; a test has another.
-var procDir = "/proc"
-
-// String is for messages.
-func (p Process) String() string { return fmt.Sprintf("%d (%q, uid %d)", p.PID, p.Name, p.UIDs[0]) }
-
 // EndForeign kills every process of a person, the user uid's first of all,
 // unless it is in keepCgroup or below (empty: no exception), and returns those
 // that it killed. People are uids of 1000 and above but for the ranges that
 // systemd.io/UIDS-GIDS gives to services, 60001 to 65535; subordinate uids of
-// somebody's containers are people's too. It scans again until none is found,
-// so a process that forks does not win; ctx bounds that.
+// somebody's containers are people's too. It looks again until it is sure that
+// there is none, so a process that forks does not win; ctx bounds that.
 func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, error) {
 	if mutant.Removed(mutant.EndForeign) {
 		return nil, nil
@@ -51,9 +35,9 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 		}
 		return false
 	}
-	ended, err := endProcesses(ctx, (*Process).readStatus, theirs, func(p Process) bool {
+	ended, err := hunt{first: (*Process).readStatus, worth: theirs, sure: true, match: func(p Process) bool {
 		return keep == "" || p.Cgroup != keep && !strings.HasPrefix(p.Cgroup, keep+"/")
-	})
+	}}.end(ctx)
 	if err != nil {
 		return ended, fmt.Errorf("ending foreign processes: %w", err)
 	}
@@ -62,25 +46,42 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 
 func isPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
 
-// endProcesses kills what matches until a scan finds nothing that does. Of most
-// processes the first question is the last, and first reads what that needs: a
-// node has a hundred of them, and a scan is a part of every session's start.
-func endProcesses(ctx context.Context, first func(*Process) error, worth, match func(Process) bool) ([]Process, error) {
+// A hunt kills processes until a look finds none. Of most processes the first
+// question is the last: a node has a hundred of them, and a look is a part of
+// every session's start.
+type hunt struct {
+	first func(*Process) error // reads what worth asks for
+	worth func(Process) bool   // the first question
+	match func(Process) bool   // the second, when all is read
+	// sure: a look that may have missed a process does not end it. Processes come
+	// and go in a job too, so a watch over a session is not for this.
+	sure bool
+}
+
+func (h hunt) quarry(p Process) bool { return h.worth(p) && h.match(p) }
+
+// end returns the processes that it found, in the end all of them killed.
+func (h hunt) end(ctx context.Context) ([]Process, error) {
 	var ended []Process
 	known := map[int]bool{}
-	both := func(p Process) bool { return worth(p) && match(p) }
+	var look look
 	for {
-		all, err := processes(first, worth)
-		if err != nil {
+		if err := look.again(h.first, h.worth); err != nil {
 			return ended, err
 		}
 		var left []string
-		for _, p := range all {
-			if p.PID == os.Getpid() || !match(p) {
+		whole := map[string]bool{} // control groups, and whether all in it was killed at once
+		for _, p := range look.found {
+			if p.PID == os.Getpid() || !h.match(p) {
 				continue
 			}
-			if err := kill(p, both); err != nil {
-				return ended, fmt.Errorf("killing process %s: %w", p, err)
+			if _, tried := whole[p.Cgroup]; !tried {
+				whole[p.Cgroup] = h.endGroup(p.Cgroup)
+			}
+			if !whole[p.Cgroup] {
+				if err := kill(p, h.quarry); err != nil {
+					return ended, fmt.Errorf("killing process %s: %w", p, err)
+				}
 			}
 			if !known[p.PID] {
 				known[p.PID] = true
@@ -88,13 +89,48 @@ func endProcesses(ctx context.Context, first func(*Process) error, worth, match 
 			}
 			left = append(left, p.String())
 		}
-		if len(left) == 0 {
+		if len(left) == 0 && !(h.sure && look.missed) {
 			return ended, nil
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause(ctx); err != nil && len(left) == 0 {
+			return ended, fmt.Errorf("processes come and go too fast to see whose they are: %w", err)
+		} else if err != nil {
 			return ended, fmt.Errorf("process %s does not die: %w", strings.Join(left, ", "), err)
 		}
 	}
+}
+
+// cgroupRoot is where the unified hierarchy is; a test has another.
+var cgroupRoot = "/sys/fs/cgroup"
+
+// endGroup kills a control group at once if all in it and below is quarry, and
+// reports whether it did: a process that forks and ends in turn is gone by the
+// time that its number is killed (cgroup.kill, admin-guide/cgroup-v2.rst).
+func (h hunt) endGroup(group string) bool {
+	if path.Clean("/"+group) == "/" {
+		return false
+	}
+	dir := filepath.Join(cgroupRoot, group)
+	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return gone(err)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return gone(err)
+		}
+		for _, number := range strings.Fields(string(b)) {
+			pid, err := strconv.Atoi(number)
+			if err != nil || pid == 0 || pid == os.Getpid() {
+				return errors.New("not quarry") // 0: of another namespace
+			}
+			if p, err := process(pid); gone(err) != nil || err == nil && p != nil && !h.quarry(*p) {
+				return errors.New("not quarry")
+			}
+		}
+		return nil
+	})
+	return err == nil && os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil
 }
 
 // kill makes sure that the number still is that process before it kills it.
@@ -108,112 +144,4 @@ func kill(p Process, match func(Process) bool) error {
 		return gone(err)
 	}
 	return gone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
-}
-
-// gone turns the errors by which a process that ended shows into none.
-func gone(err error) error {
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
-}
-
-// processes lists those that worth says yes to, knowing what first reads.
-func processes(first func(*Process) error, worth func(Process) bool) ([]Process, error) {
-	dirs, err := os.ReadDir(procDir)
-	if err != nil {
-		return nil, err
-	}
-	var out []Process
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil {
-			continue
-		}
-		p := &Process{PID: pid}
-		if err = first(p); err == nil && worth(*p) {
-			p, err = process(pid)
-		} else {
-			p = nil
-		}
-		if gone(err) != nil {
-			return nil, err
-		}
-		if err == nil && p != nil {
-			out = append(out, *p)
-		}
-	}
-	return out, nil
-}
-
-// process reads one of /proc; nil if it has ended but was not waited for:
-// there is nothing left in it to kill.
-func process(pid int) (*Process, error) {
-	p := &Process{PID: pid}
-	if err := errors.Join(p.readStatus(), p.readCgroup()); err != nil {
-		return nil, err
-	}
-	if p.ended {
-		return nil, nil
-	}
-	return p, nil
-}
-
-func (p *Process) readStatus() error {
-	path := filepath.Join(procDir, strconv.Itoa(p.PID), "status")
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	uids := false
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		name, value, _ := strings.Cut(s.Text(), ":")
-		value = strings.TrimSpace(value)
-		switch name {
-		case "Name":
-			p.Name = value
-		case "State":
-			p.ended = strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X")
-		case "Uid":
-			fields := strings.Fields(value)
-			if len(fields) != len(p.UIDs) {
-				return fmt.Errorf("reading %s: %d uids", path, len(fields))
-			}
-			for i, x := range fields {
-				u, err := strconv.ParseUint(x, 10, 32)
-				if err != nil {
-					return fmt.Errorf("reading %s: %w", path, err)
-				}
-				p.UIDs[i] = uint32(u)
-			}
-			uids = true
-		}
-		if uids {
-			break // Name and State come before (proc_pid_status(5))
-		}
-	}
-	if err := s.Err(); err != nil {
-		return err
-	}
-	if !uids && !p.ended {
-		return fmt.Errorf("reading %s: it names no uid", path)
-	}
-	return nil
-}
-
-func (p *Process) readCgroup() error {
-	b, err := os.ReadFile(filepath.Join(procDir, strconv.Itoa(p.PID), "cgroup"))
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(b)) {
-		// cgroups(7): hierarchy-ID:controllers:path
-		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(parts) == 3 && (parts[0] == "0" || parts[1] == "name=systemd" && p.Cgroup == "") {
-			p.Cgroup = parts[2]
-		}
-	}
-	return nil
 }

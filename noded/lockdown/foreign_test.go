@@ -5,6 +5,9 @@ package lockdown
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"syscall"
@@ -18,9 +21,12 @@ import (
 // PID namespace, where it can kill nobody else's processes.
 const inside = "CLOISTER_TEST_INSIDE"
 
-func TestForeignProcessesEndAndOthersLive(t *testing.T) {
+// namespaced runs do as the first process of a PID namespace.
+func namespaced(t *testing.T, do func(*testing.T)) {
+	t.Helper()
 	if os.Getenv(inside) != "" {
-		endForeignInside(t)
+		ownProc(t)
+		do(t)
 		return
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$", "-test.v")
@@ -32,7 +38,8 @@ func TestForeignProcessesEndAndOthersLive(t *testing.T) {
 	}
 }
 
-func endForeignInside(t *testing.T) {
+func ownProc(t *testing.T) {
+	t.Helper()
 	if os.Getpid() != 1 {
 		t.Fatal("not the first process of a PID namespace")
 	}
@@ -45,6 +52,11 @@ func endForeignInside(t *testing.T) {
 			t.Fatalf("mounting %s: %v", m[1], err)
 		}
 	}
+}
+
+func TestForeignProcessesEndAndOthersLive(t *testing.T) { namespaced(t, endForeignInside) }
+
+func endForeignInside(t *testing.T) {
 	start := func(uid uint32, script string) *exec.Cmd {
 		c := exec.Command("/bin/sh", "-c", script)
 		c.Dir = "/"
@@ -98,6 +110,104 @@ func endForeignInside(t *testing.T) {
 		}
 		c.Process.Kill()
 	}
+}
+
+// threads is set in a copy of this test that is to leave its first thread.
+const threads = "CLOISTER_TEST_THREADS"
+
+func init() {
+	if os.Getenv(threads) != "" {
+		// In an init function this is the first thread, of several by now.
+		unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+}
+
+// A process whose first thread ended has the state of one that ended.
+func TestAProcessWhoseFirstThreadEndedIsEnded(t *testing.T) { namespaced(t, endHeadless) }
+
+func endHeadless(t *testing.T) {
+	held, end := heldOpen(t)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{threads + "=1"}
+	cmd.ExtraFiles = []*os.File{held}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 2001, Gid: 2001}}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	held.Close()
+	status := fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)
+	for b := []byte(nil); !bytes.Contains(b, []byte("State:\tZ")); time.Sleep(time.Millisecond) {
+		var err error
+		if b, err = os.ReadFile(status); err != nil || soon(t).Err() != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := EndForeign(soon(t), 500, ""); err != nil {
+		t.Fatal(err)
+	}
+	end()
+}
+
+// heldOpen is a descriptor for processes to inherit, and a function that fails
+// the test unless all that had it have ended.
+func heldOpen(t *testing.T) (*os.File, func()) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, func() {
+		t.Helper()
+		r.SetReadDeadline(time.Now().Add(2 * time.Second))
+		if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("a process lives on: %v", err)
+		}
+	}
+}
+
+// Each process of it lives for less than a look at all takes. Without control
+// groups nothing can end it but luck.
+func TestAProcessThatForksAndEndsInTurnIsNotMissed(t *testing.T) { namespaced(t, endHopping) }
+
+func endHopping(t *testing.T) {
+	for range 200 { // so that a look takes as long as on a node
+		if err := exec.Command("/bin/sleep", "600").Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 6 {
+		held, end := heldOpen(t)
+		cmd := exec.Command("/usr/bin/perl", "-e", "while (1) { exit if fork }")
+		cmd.ExtraFiles = []*os.File{held}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 2001, Gid: 2001}}
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		held.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		reaped := reap(ctx)
+		if _, err := EndForeign(ctx, 500, ""); err == nil {
+			end()
+		} else if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		cancel()
+		<-reaped
+	}
+}
+
+// reap waits for whatever ends, as a node's first process does, until ctx ends.
+func reap(ctx context.Context) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if pid, _ := unix.Wait4(-1, nil, unix.WNOHANG, nil); pid <= 0 {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}()
+	return done
 }
 
 func TestProcessesOfTheKeptCgroupLive(t *testing.T) {

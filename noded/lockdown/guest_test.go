@@ -299,3 +299,26 @@ func TestAnSSHDAndAPersonsProcessThatComeUpAreEndedWithinASecond(t *testing.T) {
 		t.Errorf("reported: %q", said)
 	}
 }
+
+// A process that forks and ends in turn is gone before it can be killed by its
+// number, but not out of its control group.
+func TestAProcessThatForksAndEndsInTurnIsEndedWithItsGroup(t *testing.T) {
+	const group = "/sys/fs/cgroup/hopping"
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		os.WriteFile(group+"/cgroup.kill", []byte("1"), 0)
+		exec.Command("sh", "-c", "for i in $(seq 50); do rmdir "+group+" && break; sleep 0.1; done").Run()
+	})
+	hop := exec.Command("sh", "-c", "echo $$ > "+group+"/cgroup.procs; exec setpriv --reuid=2001 --clear-groups perl -e 'while (1) { exit if fork }'")
+	if out, err := hop.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if _, err := EndForeign(guestContext(t), 2001, ""); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(group + "/cgroup.events"); err != nil || !strings.Contains(string(b), "populated 0") {
+		t.Errorf("in its group: %q, %v", b, err)
+	}
+}

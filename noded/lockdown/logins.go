@@ -132,7 +132,7 @@ func (d Doors) endLeftBehind(ctx context.Context) error {
 		}
 		return false
 	}
-	_, err := endProcesses(ctx, (*Process).readCgroup, inDoor, func(Process) bool { return true })
+	_, err := hunt{first: (*Process).readCgroup, worth: inDoor, match: func(Process) bool { return true }}.end(ctx)
 	if err != nil {
 		return fmt.Errorf("ending what was left behind: %w", err)
 	}

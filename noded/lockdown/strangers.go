@@ -79,7 +79,7 @@ func (s Strangers) end(ctx context.Context, report func(string)) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
-	ended, err := endProcesses(ctx, (*Process).readStatus, comesIn, s.foreign)
+	ended, err := hunt{first: (*Process).readStatus, worth: comesIn, match: s.foreign}.end(ctx)
 	for _, p := range ended {
 		report("process " + p.String() + " was started; ended")
 	}
