@@ -35,7 +35,7 @@ func (i Incident) String() string {
 	case Tampered:
 		return "a volume or image is not what was sealed"
 	case StepRefused:
-		return "a step was started into a secure job"
+		return "a step was started into a secure job, or before its script"
 	case RulesChanged:
 		return "the packet filter was changed and is put back"
 	case DoorOpened:

@@ -48,7 +48,7 @@ func TestTheJournalHasEveryFieldOfARecordAndOneLineForAPerson(t *testing.T) {
 	if got := fields(r, h); !maps.Equal(got, want) {
 		t.Errorf("fields %v, want %v", got, want)
 	}
-	if got := message(r); got != "incident: a step was started into a secure job, job 7.0, task 0, attempt 2 of alice, 1.5 ms, failed, and 2 more like it: no proof" {
+	if got := message(r); got != "incident: a step was started into a secure job, or before its script, job 7.0, task 0, attempt 2 of alice, 1.5 ms, failed, and 2 more like it: no proof" {
 		t.Errorf("message %q", got)
 	}
 	if got := message(audit.Record{Entry: audit.Entry{Event: audit.Undone, Phase: "unlock", Job: 7, User: "alice"}}); got != "unlock undone, job 7 of alice" {
