@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,7 +54,7 @@ func (l *look) again(first func(*Process) error, worth func(Process) bool) error
 	if err != nil {
 		return err
 	}
-	dirs, err := os.ReadDir(procDir)
+	pids, err := newestFirst()
 	if err != nil {
 		return err
 	}
@@ -61,15 +62,11 @@ func (l *look) again(first func(*Process) error, worth func(Process) bool) error
 	if err != nil {
 		return err
 	}
-	// The numbers are read in their order, and a new process has the next one,
+	// The numbers are listed in their order, and a new process has the next one,
 	// until they begin anew.
 	*l = look{missed: after < before, dead: l.dead}
 	dead := map[int]bool{}
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range pids {
 		p := &Process{PID: pid}
 		if err = first(p); err == nil && worth(*p) {
 			if p, err = process(pid); err == nil && p == nil {
@@ -90,6 +87,28 @@ func (l *look) again(first func(*Process) error, worth func(Process) bool) error
 	}
 	l.dead = dead
 	return nil
+}
+
+// newestFirst lists the numbers of all processes, those first that were given
+// last: of a process that lives for a moment something may be seen.
+func newestFirst() ([]int, error) {
+	f, err := os.Open(procDir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, n := range names {
+		if pid, err := strconv.Atoi(n); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.SortFunc(pids, func(a, b int) int { return b - a })
+	return pids, nil
 }
 
 // lastPID is the number that was given last, of proc_loadavg(5).
