@@ -69,6 +69,7 @@ Audit lines (JSON, no secret in them) go to standard error, so to the journal.`,
 	f.DurationVar(&cfg.LoginTTL, "login-ttl", server.DefaultLoginTTL, "how long a login lasts")
 	f.DurationVar(&cfg.MaxLoginTTL, "max-login-ttl", 0, "how long renewals can make it last (default 168h)")
 	f.IntVar(&cfg.MaxRefused, "max-refused", server.DefaultMaxRefused, "refused requests of one address in half a minute, before it has to wait")
+	f.IntVar(&cfg.MaxLookups, "max-lookups", server.DefaultMaxLookups, "tokens that one address looks up or renews in half a minute, before it has to wait")
 	f.IntVar(&cfg.MaxConns, "max-connections", server.DefaultMaxConns, "open connections of one address; more are closed at once")
 	return cmd
 }

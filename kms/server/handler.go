@@ -13,12 +13,13 @@ import (
 
 // Texts of Vault's error bodies that clients tell answers apart by
 // (vault/wrapping.go, vault/logical_system.go); tokenExpired, sent beside
-// tokenGone, tooManyTokens and tooFast are additions of ours.
+// tokenGone, tooManyTokens, tooFast and tooManyLookups are additions of ours.
 const (
 	tokenGone        = "wrapping token is not valid or does not exist"
 	tokenExpired     = "wrapping token has expired"
 	tooManyTokens    = "user has too many unused wrapping tokens"
 	tooFast          = "user has wrapped too many tokens in the last minute"
+	tooManyLookups   = "too many tokens were looked up or renewed: wait a minute"
 	permissionDenied = "permission denied"
 )
 
@@ -138,7 +139,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, op, user, access
 		fail(w, http.StatusBadRequest, tokenGone, tokenExpired)
 	case errors.Is(err, errMayNot), errors.Is(err, ErrUnknownRole), errors.Is(err, errNoUser): // gone since the request began
 		fail(w, http.StatusForbidden, permissionDenied)
-	case errors.Is(err, errTooMany), errors.Is(err, errTooFast):
+	case errors.Is(err, errTooMany), errors.Is(err, errTooFast), errors.Is(err, errLookups):
 		fail(w, http.StatusTooManyRequests, err.Error())
 	case errors.Is(err, errRequest):
 		fail(w, http.StatusBadRequest, err.Error())
@@ -244,6 +245,10 @@ func (s *Server) lookup(w http.ResponseWriter, r *http.Request) {
 	rec, err := s.store.lookup(token, s.cfg.now())
 	if err != nil {
 		s.refuse(w, r, "lookup", rec.User, rec.Accessor, err)
+		return
+	}
+	if !s.lookups.take(host(r.RemoteAddr), s.cfg.now()) {
+		s.refuse(w, r, "lookup", rec.User, rec.Accessor, errLookups)
 		return
 	}
 	s.audit(r, "lookup", rec.User, rec.Accessor, "ok")

@@ -164,6 +164,10 @@ func (s *Server) renewSelf(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := s.cfg.now()
+	if !s.lookups.take(host(r.RemoteAddr), now) {
+		s.refuse(w, r, "renew-self", u.Name, u.login.Accessor, errLookups)
+		return
+	}
 	l, err := s.store.renew(u.hash, now, s.cfg.LoginTTL, s.cfg.MaxLoginTTL)
 	if err != nil {
 		s.refuse(w, r, "renew-self", u.Name, u.login.Accessor, err)

@@ -217,6 +217,53 @@ func TestAnAddressWhoseRequestsAreRefusedAgainAndAgainIsHeldBack(t *testing.T) {
 	}
 }
 
+func TestWhoLooksUpAgainAndAgainFillsNoLogAndHidesNoUnwrap(t *testing.T) {
+	const most = 20
+	k := newKMS(t, Config{MaxLookups: most})
+	w := k.wrapOK(k.user, `{"a":1}`, "60")
+	lines := func(op string) int { return strings.Count(k.log.String(), `"op":"`+op+`","result":"ok"`) }
+	lookup := func() int {
+		code, _ := k.ask("PUT", "sys/wrapping/lookup", `{"token":"`+w.Token+`"}`)
+		return code
+	}
+	for i := range most {
+		if code := lookup(); code != 200 {
+			t.Fatalf("lookup %d: %d", i, code)
+		}
+	}
+	for range 2 * most {
+		if code := lookup(); code != 429 {
+			t.Fatalf("one more: %d", code)
+		}
+	}
+	if n := lines("lookup"); n != most {
+		t.Errorf("%d lines of lookups, want %d", n, most)
+	}
+	if code, _ := k.unwrap(w.Token); code != 200 || lines("unwrap") != 1 {
+		t.Errorf("an unwrap then: %d, %d lines", code, lines("unwrap"))
+	}
+	w = k.wrapOK(k.user, `{"a":1}`, "60")
+	k.clock = k.clock.Add(refusedWindow)
+	if code := lookup(); code != 200 {
+		t.Errorf("half a minute later: %d", code)
+	}
+}
+
+func TestWhoRenewsALoginAgainAndAgainIsHeldBack(t *testing.T) {
+	k := newKMS(t, Config{MaxLookups: 3})
+	k.setPassword("alice", goodPassword)
+	token := k.loginOK("alice", goodPassword).ClientToken
+	for i := range 5 {
+		want := 200
+		if i >= 3 {
+			want = 429
+		}
+		if code, _ := k.ask("PUT", "auth/token/renew-self", "{}", "X-Vault-Token", token); code != want {
+			t.Errorf("renewal %d: %d, want %d", i, code, want)
+		}
+	}
+}
+
 func TestBucketsKeepTheFullestWhenThereAreTooMany(t *testing.T) {
 	b, now := newBuckets(3, time.Hour), time.Now()
 	for range 3 {

@@ -55,6 +55,9 @@ const (
 	// at once, and half a minute later again. The nodes of a large array that
 	// share an address stay far below.
 	DefaultMaxRefused = 1500
+	// DefaultMaxLookups is how many tokens one address may look up, or renew, in
+	// that time: each leaves a line in the log, and a redemption looks up once.
+	DefaultMaxLookups = 1500
 	// DefaultMaxConns is how many connections one address may have open: an
 	// eighth of all. A redemption has its own for some milliseconds, so that the
 	// nodes of a large array that share an address stay below.
@@ -89,6 +92,7 @@ type Config struct {
 	LoginTTL    time.Duration // of a login; 0 means DefaultLoginTTL
 	MaxLoginTTL time.Duration // with renewals; 0 means DefaultMaxLoginTTL
 	MaxRefused  int           // refused requests of one address; 0 means DefaultMaxRefused
+	MaxLookups  int           // lookups and renewals of one address; 0 means DefaultMaxLookups
 	MaxConns    int           // open connections of one address; 0 means DefaultMaxConns
 
 	now func() time.Time // tests move the clock
@@ -103,7 +107,7 @@ type Server struct {
 	store  *store
 	log    *zap.Logger
 
-	refused              *buckets // by address
+	refused, lookups     *buckets // by address
 	loginsOf, loginsFrom *buckets // by user, by address
 	wraps                rates
 	hashing              chan struct{}
@@ -126,11 +130,14 @@ func Open(cfg Config) (*Server, error) {
 	if cfg.MaxRefused == 0 {
 		cfg.MaxRefused = DefaultMaxRefused
 	}
+	if cfg.MaxLookups == 0 {
+		cfg.MaxLookups = DefaultMaxLookups
+	}
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = DefaultMaxConns
 	}
-	if cfg.MaxTTL < time.Second || cfg.LoginTTL < time.Second || cfg.MaxLoginTTL < cfg.LoginTTL || cfg.MaxTokens < 1 || cfg.MaxRefused < 1 || cfg.MaxConns < 1 {
-		return nil, errors.New("opening the KMS: limits must be at least one second, one token, one request and one connection")
+	if cfg.MaxTTL < time.Second || cfg.LoginTTL < time.Second || cfg.MaxLoginTTL < cfg.LoginTTL || cfg.MaxTokens < 1 || cfg.MaxRefused < 1 || cfg.MaxLookups < 1 || cfg.MaxConns < 1 {
+		return nil, errors.New("opening the KMS: limits must be at least one second, one token, one request, one lookup and one connection")
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
@@ -152,6 +159,7 @@ func Open(cfg Config) (*Server, error) {
 	}
 	return &Server{cfg: cfg, site: sc, issuer: is, users: userDir{cfg.Dir, key}, store: st, log: cfg.Log,
 		refused:  newBuckets(cfg.MaxRefused, refusedWindow/time.Duration(cfg.MaxRefused)),
+		lookups:  newBuckets(cfg.MaxLookups, refusedWindow/time.Duration(cfg.MaxLookups)),
 		loginsOf: newBuckets(loginsOfBurst, loginsOfEvery), loginsFrom: newBuckets(loginsFromBurst, loginsFromEvery),
 		hashing: make(chan struct{}, hashesAtOnce)}, nil
 }

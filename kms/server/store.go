@@ -47,6 +47,7 @@ var (
 	errExpired = errors.New(tokenExpired)
 	errTooMany = errors.New(tooManyTokens)
 	errTooFast = errors.New(tooFast)
+	errLookups = errors.New(tooManyLookups)
 )
 
 // record is what is kept of a wrapping token. Times are Unix seconds.

@@ -95,9 +95,10 @@ func startEmbedded(ctx context.Context) (_ *keyServer, stop func(), err error) {
 			return nil, nil, fmt.Errorf("%s: %w\n%s", c[0], err, out)
 		}
 	}
-	// The losers of all races are refused, and all connect, from one address.
+	// All races are run, and lost, from one address.
 	serve := exec.CommandContext(ctx, bin, "serve", "--state", state, "--listen", "127.0.0.1:0",
 		"--max-tokens", fmt.Sprint(2*kmsTokens), "--max-refused", fmt.Sprint(kmsRaces*kmsRacers),
+		"--max-lookups", fmt.Sprint(kmsRaces*kmsRacers+2*kmsTokens),
 		"--max-connections", fmt.Sprint(2*kmsWaiting))
 	log, err := serve.StderrPipe()
 	if err != nil {
