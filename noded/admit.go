@@ -308,43 +308,6 @@ func (d *Daemon) redeem(ctx context.Context, a *admission) (*sealed.Secrets, err
 	return secrets, nil
 }
 
-// useUpSpare makes the spare token of a job that runs once worthless when its
-// script runs: until it expires it would give the key to somebody else, whom
-// nobody would notice. One that is gone already was taken, or revoked just now.
-func (d *Daemon) useUpSpare(ctx context.Context, token secret.Bytes, about audit.Entry) {
-	key, err := d.kms.Redeem(ctx, token)
-	defer key.Wipe()
-	switch {
-	case errors.Is(err, kms.ErrUsed), errors.Is(err, kms.ErrForeign):
-		d.noteIncident(audit.TokenUsed, about, "its spare token")
-	case err != nil:
-		d.log.Warn("the spare token is still there", zap.String("session", about.Session), zap.Error(err))
-	}
-}
-
-// spareLeft: nobody but this session has a use for the spare token.
-func (a *admission) spareLeft() bool { return a.whole.Runs.Count() <= 1 && !a.question.spare }
-
-// usingUpSpare does that beside the job, if the spare is left. What it
-// returns ends it, once the session is over. The goroutine has the token alone,
-// in memory that is wiped: the manifest would outlive the session with it.
-func (d *Daemon) usingUpSpare(ctx context.Context, a *admission) (end func()) {
-	if !a.spareLeft() {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func(token secret.Bytes, about audit.Entry) {
-		defer close(done)
-		defer token.Wipe()
-		d.useUpSpare(ctx, token, about)
-	}(secret.New([]byte(a.whole.Spare)), a.about())
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
 func (d *Daemon) redemptionFailed(a *admission, askedBefore bool, err error) error {
 	if !kms.MaybeSpent(err) && !askedBefore {
 		if undo := d.replay.NotAsked(a.id()); undo != nil {

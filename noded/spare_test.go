@@ -3,9 +3,17 @@ package noded
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,10 +31,19 @@ import (
 
 // withKMS gives a daemon a key server of its own and returns what wraps there.
 func withKMS(t *testing.T, d *Daemon) (wrap func() secret.Bytes, client *kms.Client) {
+	return withLossyKMS(t, d, nil)
+}
+
+// withLossyKMS does too, but what the daemon asks passes somebody who loses some.
+func withLossyKMS(t *testing.T, d *Daemon, lose func(path string) loss) (wrap func() secret.Bytes, client *kms.Client) {
 	t.Helper()
 	s := servertest.Start(t)
+	seen := s.Config
+	if lose != nil {
+		seen = lossy(t, s.Config, lose)
+	}
 	var err error
-	if d.kms, err = redeem.New(s.Config); err != nil {
+	if d.kms, err = redeem.New(seen); err != nil {
 		t.Fatal(err)
 	}
 	if client, err = kms.New(s.Config); err != nil {
@@ -45,22 +62,131 @@ func withKMS(t *testing.T, d *Daemon) (wrap func() secret.Bytes, client *kms.Cli
 	}, client
 }
 
+func (h *heard) incidents() (n int) {
+	for _, e := range h.events() {
+		if e == audit.Trouble {
+			n++
+		}
+	}
+	return n
+}
+
+// A loss is what somebody on the network takes of a request.
+type loss int
+
+const (
+	nothingLost loss = iota
+	requestLost
+	answerLost
+)
+
+// lossy stands between a client and the KMS of a configuration.
+func lossy(t *testing.T, c kms.Config, lose func(path string) loss) kms.Config {
+	t.Helper()
+	to, err := url.Parse(c.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(c.CAPEM)
+	on := httputil.NewSingleHostReverseProxy(to)
+	on.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch lose(r.URL.Path) {
+		case nothingLost:
+			on.ServeHTTP(w, r)
+			return
+		case answerLost:
+			on.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	t.Cleanup(s.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	return kms.Config{Address: s.URL, CAPEM: ca}
+}
+
+// runsOnce is the admission of a job of alice's with that spare token.
+func runsOnce(spare secret.Bytes) *admission {
+	m := &sealed.Manifest{Job: strings.Repeat("a", 32), Spare: string(spare.Reveal())}
+	return &admission{request: &handoff.Request{Job: 7, Step: handoff.BatchStep}, run: onlyRun, user: account.Account{Name: "alice"}, whole: m, manifest: m}
+}
+
+func TestTheSpareIsUsedUpThoughATryOfItWasDropped(t *testing.T) {
+	for name, c := range map[string]struct {
+		loss      loss
+		incidents int
+	}{
+		"lookup":        {requestLost, 0},
+		"unwrap":        {requestLost, 0},
+		"unwrap answer": {answerLost, 1}, // a thief's use looks the same
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, h, _ := recording(t, policy.OnDemand)
+			path, _, _ := strings.Cut(name, " ")
+			var left atomic.Int32
+			left.Store(1)
+			wrap, client := withLossyKMS(t, d, func(p string) loss {
+				if strings.HasSuffix(p, path) && left.Add(-1) >= 0 {
+					return c.loss
+				}
+				return nothingLost
+			})
+			spare := wrap()
+			end := d.usingUpSpare(t.Context(), runsOnce(spare))
+			defer end()
+			done := func() bool {
+				_, err := client.Lookup(t.Context(), spare)
+				return errors.Is(err, kms.ErrUsed) && h.incidents() == c.incidents
+			}
+			for until := time.Now().Add(time.Minute); !done(); time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(until) {
+					t.Fatalf("the spare token is good still, or not told of: %v", h.events())
+				}
+			}
+			end()
+			if n := h.incidents(); n != c.incidents {
+				t.Errorf("%d incidents, want %d", n, c.incidents)
+			}
+		})
+	}
+}
+
+func TestTheSpareIsTriedNoMoreWhenTheSessionIsOver(t *testing.T) {
+	d, _, _ := recording(t, policy.OnDemand)
+	asked := make(chan struct{}, 100)
+	wrap, client := withLossyKMS(t, d, func(string) loss {
+		asked <- struct{}{}
+		return requestLost
+	})
+	spare := wrap()
+	end := d.usingUpSpare(t.Context(), runsOnce(spare))
+	for range 2 {
+		select {
+		case <-asked:
+		case <-time.After(30 * time.Second):
+			t.Fatal("there is no second try")
+		}
+	}
+	end()
+	for len(asked) > 0 {
+		<-asked
+	}
+	time.Sleep(3 * firstSparePause)
+	if n := len(asked); n != 0 {
+		t.Errorf("asked %d times more", n)
+	}
+	if _, err := client.Lookup(t.Context(), spare); err != nil {
+		t.Errorf("the spare token: %v", err)
+	}
+}
+
 func TestTheSpareOfAJobThatRunsOnceIsUsedUpAndOneThatIsGoneIsAnIncident(t *testing.T) {
 	d, h, _ := recording(t, policy.OnDemand)
 	wrap, client := withKMS(t, d)
 	spare := wrap()
-	a := &admission{
-		request: &handoff.Request{Job: 7, Step: handoff.BatchStep}, run: onlyRun, user: account.Account{Name: "alice"},
-		whole: &sealed.Manifest{Job: strings.Repeat("a", 32), Spare: string(spare.Reveal())}, manifest: &sealed.Manifest{Job: strings.Repeat("a", 32)},
-	}
-	incidents := func() (n int) {
-		for _, e := range h.events() {
-			if e == audit.Trouble {
-				n++
-			}
-		}
-		return n
-	}
+	a := runsOnce(spare)
+	incidents := h.incidents
 
 	use := func(ctx context.Context, a *admission) {
 		if a.spareLeft() {
