@@ -47,7 +47,7 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Type", "application/json")
-		from := host(r.RemoteAddr)
+		from := originOf(r.RemoteAddr)
 		if s.refused.full(from, s.cfg.now()) {
 			fail(w, http.StatusTooManyRequests, "too many requests were refused: wait a minute")
 			return
@@ -247,7 +247,7 @@ func (s *Server) lookup(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, "lookup", rec.User, rec.Accessor, err)
 		return
 	}
-	if !s.lookups.take(host(r.RemoteAddr), s.cfg.now()) {
+	if !s.lookups.take(originOf(r.RemoteAddr), s.cfg.now()) {
 		s.refuse(w, r, "lookup", rec.User, rec.Accessor, errLookups)
 		return
 	}

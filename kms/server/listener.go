@@ -8,14 +8,15 @@ import (
 )
 
 // perAddress closes at once what comes from an address that has max connections
-// open already, so that one host cannot take all that there are.
+// open already, or from a network with perNetwork times as many, so that one host
+// cannot take all that there are.
 type perAddress struct {
 	net.Listener
 	max int
 	log *zap.Logger
 
 	mu   sync.Mutex
-	open map[string]int // an address without any is not in it
+	open map[string]int // one without any is not in it
 }
 
 func (l *perAddress) Accept() (net.Conn, error) {
@@ -24,7 +25,7 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		from := host(c.RemoteAddr().String())
+		from := originOf(c.RemoteAddr().String())
 		if l.take(from) {
 			return &counted{Conn: c, end: sync.OnceFunc(func() { l.leave(from) })}, nil
 		}
@@ -32,24 +33,32 @@ func (l *perAddress) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *perAddress) take(from string) bool {
+func (l *perAddress) take(from origin) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[from] >= l.max {
+	if l.open[from.address] >= l.max || l.open[from.network] >= perNetwork*l.max {
 		return false
 	}
-	l.open[from]++
-	if l.open[from] == l.max {
-		l.log.Warn("an address has all the connections that it may have", zap.String("from", from))
+	l.add(from.address, l.max)
+	if from.network != "" {
+		l.add(from.network, perNetwork*l.max)
 	}
 	return true
 }
 
-func (l *perAddress) leave(from string) {
+func (l *perAddress) add(from string, most int) {
+	if l.open[from]++; l.open[from] == most {
+		l.log.Warn("an address or network has all the connections that it may have", zap.String("from", from))
+	}
+}
+
+func (l *perAddress) leave(from origin) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[from]--; l.open[from] == 0 {
-		delete(l.open, from)
+	for _, f := range []string{from.address, from.network} {
+		if l.open[f]--; l.open[f] <= 0 {
+			delete(l.open, f)
+		}
 	}
 }
 

@@ -56,7 +56,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer clear(given)
-	if !s.loginsFrom.take(host(r.RemoteAddr), now) || !s.loginsOf.take(name, now) {
+	if !s.loginsFrom.take(originOf(r.RemoteAddr), now) || !s.loginsOf.take(name, now) {
 		fail(w, http.StatusTooManyRequests, "too many logins: wait a minute")
 		s.audit(r, "login", name, "", "too many logins")
 		return
@@ -164,7 +164,7 @@ func (s *Server) renewSelf(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := s.cfg.now()
-	if !s.lookups.take(host(r.RemoteAddr), now) {
+	if !s.lookups.take(originOf(r.RemoteAddr), now) {
 		s.refuse(w, r, "renew-self", u.Name, u.login.Accessor, errLookups)
 		return
 	}

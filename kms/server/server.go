@@ -107,10 +107,10 @@ type Server struct {
 	store  *store
 	log    *zap.Logger
 
-	refused, lookups     *buckets // by address
-	loginsOf, loginsFrom *buckets // by user, by address
-	wraps                rates
-	hashing              chan struct{}
+	refused, lookups, loginsFrom originBuckets
+	loginsOf                     *buckets // by user
+	wraps                        rates
+	hashing                      chan struct{}
 }
 
 // Open locks the state directory's database and loads the CA.
@@ -158,9 +158,9 @@ func Open(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("opening the KMS: %w", err)
 	}
 	return &Server{cfg: cfg, site: sc, issuer: is, users: userDir{cfg.Dir, key}, store: st, log: cfg.Log,
-		refused:  newBuckets(cfg.MaxRefused, refusedWindow/time.Duration(cfg.MaxRefused)),
-		lookups:  newBuckets(cfg.MaxLookups, refusedWindow/time.Duration(cfg.MaxLookups)),
-		loginsOf: newBuckets(loginsOfBurst, loginsOfEvery), loginsFrom: newBuckets(loginsFromBurst, loginsFromEvery),
+		refused:  newOriginBuckets(cfg.MaxRefused, refusedWindow/time.Duration(cfg.MaxRefused)),
+		lookups:  newOriginBuckets(cfg.MaxLookups, refusedWindow/time.Duration(cfg.MaxLookups)),
+		loginsOf: newBuckets(loginsOfBurst, loginsOfEvery), loginsFrom: newOriginBuckets(loginsFromBurst, loginsFromEvery),
 		hashing: make(chan struct{}, hashesAtOnce)}, nil
 }
 

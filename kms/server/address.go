@@ -1,0 +1,47 @@
+package server
+
+import (
+	"net/netip"
+	"time"
+)
+
+// perNetwork is how many addresses' worth a /64 of IPv6 has together. One host can
+// have all its addresses, so they cannot each have a limit alone; but it may also
+// be a whole cluster's, of which one address must not take all.
+const perNetwork = 4
+
+// origin is whose limits a request falls under.
+type origin struct {
+	address string
+	network string // its /64, "" for IPv4
+}
+
+// originOf takes an address with or without a port.
+func originOf(remote string) origin {
+	a, err := netip.ParseAddr(host(remote))
+	if err != nil {
+		return origin{address: remote}
+	}
+	a = a.Unmap()
+	if a.Is4() {
+		return origin{address: a.String()}
+	}
+	net, _ := a.Prefix(64) // cannot fail: 64 bits fit
+	return origin{a.String(), net.String()}
+}
+
+// originBuckets hold back an address, and a network with perNetwork times as much.
+type originBuckets struct{ addresses, networks *buckets }
+
+func newOriginBuckets(burst int, every time.Duration) originBuckets {
+	return originBuckets{newBuckets(burst, every), newBuckets(perNetwork*burst, every/perNetwork)}
+}
+
+func (b originBuckets) full(o origin, now time.Time) bool {
+	return b.addresses.full(o.address, now) || o.network != "" && b.networks.full(o.network, now)
+}
+
+// take asks the address first: one that has to wait does not fill its network's.
+func (b originBuckets) take(o origin, now time.Time) bool {
+	return b.addresses.take(o.address, now) && (o.network == "" || b.networks.take(o.network, now))
+}
