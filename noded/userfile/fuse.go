@@ -9,8 +9,9 @@ import (
 	"syscall"
 )
 
-// notUsers refuses a file on a FUSE file system that a user mounted: its server is
-// that user's program, and could keep waiting for ever whoever reads, noded too.
+// notUsers refuses a file or directory on a FUSE file system that a user mounted:
+// its server is that user's program, and could keep waiting for ever whoever reads
+// or closes what lies there, noded too.
 func notUsers(look *os.File) error {
 	// proc_pid_fdinfo(5); to ask the file itself would be to ask the server.
 	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", look.Fd()))

@@ -1,11 +1,13 @@
 package userfile
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +37,39 @@ func TestAFileOnAUsersFUSEFileSystemIsRefused(t *testing.T) {
 			defer look.Close()
 			if err := notUsers(look); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestNoFileIsMadeOnAUsersFUSEFileSystem(t *testing.T) {
+	tr := newTree(t)
+	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	check(t, err)
+	defer server.Close()
+	dir := tr.alice + "/mine"
+	mkdir(t, dir, 0o755, alice.UID)
+	check(t, unix.Mount("test", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40777,user_id=%d,group_id=%d", server.Fd(), alice.UID, alice.GID)))
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	for what, do := range map[string]func(context.Context) error{
+		"looking for room": func(ctx context.Context) error {
+			_, err := Open(ctx, alice, []string{tr.root}, tr.alice, "mine/v.luks", New)
+			return err
+		},
+		"making": func(ctx context.Context) error {
+			_, err := Create(ctx, alice, []string{tr.root}, tr.alice, "mine/v.luks", 4096)
+			return err
+		},
+		"removing": func(ctx context.Context) error {
+			return Remove(ctx, alice, []string{tr.root}, Made{Path: dir + "/v.luks", Size: 4096})
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			// Nobody answers there: whoever asks waits until the deadline.
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := do(ctx); !errors.Is(err, syscall.EPERM) {
+				t.Errorf("got %v", err)
 			}
 		})
 	}

@@ -94,8 +94,8 @@ func askAgain(path string) bool {
 // the place counts, as for open.
 func free(path string, roots []string) error {
 	err := freeNow(path, roots)
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, unix.EPERM) { // a place that is refused is not asked
+		return err
 	}
 	askAgain(strings.TrimRight(path[:strings.LastIndexByte(path, '/')], "/")) // where its directory lies
 	if !askAgain(path) {
@@ -217,7 +217,11 @@ func parent(path string, roots []string) (*os.File, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("opening its directory: %w", err)
 	}
-	if err := inside(dir, roots); err != nil {
+	err = inside(dir, roots)
+	if err == nil {
+		err = notUsers(dir)
+	}
+	if err != nil {
 		dir.Close()
 		return nil, "", err
 	}
