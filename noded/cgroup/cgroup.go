@@ -18,8 +18,6 @@ import (
 	"time"
 
 	"cloister/mutant"
-
-	"golang.org/x/sys/unix"
 )
 
 // Root is where the unified hierarchy is mounted.
@@ -184,91 +182,6 @@ func (j Job) Kill(ctx context.Context) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-}
-
-// Stuck reports whether the user has processes in the job, and each of them was
-// killed and does not end: Slurm, too, waits for them.
-func (j Job) Stuck() (bool, error) {
-	stuck := false
-	err := j.processes(func(pid string) error {
-		status, err := os.ReadFile("/proc/" + pid + "/status")
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if stuck = killedAndWaits(string(status)); !stuck {
-			return fs.SkipAll
-		}
-		return nil
-	})
-	if err != nil {
-		return false, fmt.Errorf("looking for processes of job %d that do not end: %w", j.ID, err)
-	}
-	return stuck, nil
-}
-
-// killedAndWaits reads proc_pid_status(5): SIGKILL is pending, and the process is
-// in a sleep that no signal ends.
-func killedAndWaits(status string) bool {
-	waits, killed := false, false
-	for line := range strings.Lines(status) {
-		name, value, _ := strings.Cut(line, ":")
-		switch value = strings.TrimSpace(value); name {
-		case "State":
-			waits = strings.HasPrefix(value, "D")
-		case "SigPnd", "ShdPnd":
-			pending, err := strconv.ParseUint(value, 16, 64)
-			killed = killed || err == nil && pending>>(unix.SIGKILL-1)&1 == 1
-		}
-	}
-	return waits && killed
-}
-
-// processes calls do with each of the user's processes in the job, until it
-// returns an error; fs.SkipAll ends it without one.
-func (j Job) processes(do func(pid string) error) error {
-	return filepath.WalkDir(j.dir(), func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil || d.Name() != "cgroup.procs" || !strings.Contains(path, "/user/") {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for _, pid := range strings.Fields(string(b)) {
-			if err := do(pid); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// maxLeft is how many processes an error names.
-const maxLeft = 5
-
-// left says which of the user's processes are there and where in the kernel they
-// wait (proc_pid_wchan(5)), for whoever must find out what for. Their names are
-// the user's, and not told.
-func (j Job) left() string {
-	var said []string
-	_ = j.processes(func(pid string) error {
-		where, _ := os.ReadFile("/proc/" + pid + "/wchan")
-		said = append(said, "process "+pid+" in "+string(where))
-		return nil
-	})
-	if len(said) > maxLeft {
-		said = append(said[:maxLeft], fmt.Sprintf("%d more", len(said)-maxLeft))
-	}
-	return strings.Join(said, ", ")
 }
 
 // stepGrace is what the slurmstepd of a step has, after its tasks were killed,

@@ -55,41 +55,6 @@ func TestAJobWhoseTasksSlurmFrozeIsFrozen(t *testing.T) {
 	}
 }
 
-func TestAProcessThatWasKilledAndWaitsIsToldFromOthers(t *testing.T) {
-	for status, want := range map[string]bool{
-		"Name:\tperl\nState:\tD (disk sleep)\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n": true,
-		"Name:\tperl\nState:\tD (disk sleep)\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n": true,
-		"Name:\tperl\nState:\tD (disk sleep)\nSigPnd:\t0000000000004000\nShdPnd:\t0000000000000000\n": false, // SIGTERM
-		"Name:\tperl\nState:\tS (sleeping)\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n":   false,
-		"Name:\tSigPnd: 100\nState:\tD (disk sleep)\n":                                                false,
-		"": false,
-	} {
-		if got := killedAndWaits(status); got != want {
-			t.Errorf("%q: %v", status, got)
-		}
-	}
-}
-
-func TestAJobIsStuckOnlyWhenNoneOfItsProcessesLives(t *testing.T) {
-	j := fake(t, "1")
-	procs := filepath.Join(j.dir(), "step_batch", "user", "task_0", "cgroup.procs")
-	if err := os.MkdirAll(filepath.Dir(procs), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, there := range []string{"", strconv.Itoa(os.Getpid()) + "\n", "4194305\n"} { // one more than the largest number
-		if err := os.WriteFile(procs, []byte(there), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if stuck, err := j.Stuck(); err != nil || stuck {
-			t.Errorf("with processes %q: %v, %v", there, stuck, err)
-		}
-	}
-	j.ID = 99
-	if stuck, err := j.Stuck(); err != nil || stuck {
-		t.Errorf("a job without a group: %v, %v", stuck, err)
-	}
-}
-
 func TestKillWritesToTheUsersGroupAndSaysWhenSomethingSurvives(t *testing.T) {
 	j := fake(t, "1")
 	self := strconv.Itoa(os.Getpid())
