@@ -82,32 +82,35 @@ func abort(chosen func(connection string) bool) ([]string, error) {
 	return aborted, errors.Join(failed...)
 }
 
+// proc is where proc(5) is mounted.
+var proc = "/proc"
+
 // seenOutside lists the FUSE connections that are mounted in the namespace of
-// any process outside of the group.
+// any thread outside of the group. A process has threads when its first one is
+// dead, which has no namespace any more, and each can have one of its own.
 func seenOutside(group string) (map[string]bool, error) {
-	processes, err := filepath.Glob("/proc/[0-9]*")
+	threads, err := filepath.Glob(proc + "/[0-9]*/task/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
 	seen := make(map[string]bool)
 	namespaces := make(map[string]bool)
-	for _, p := range processes {
-		in, err := isIn(p, group)
+	for _, t := range threads {
+		in, err := isIn(t, group)
 		if isNobody(err) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		ns, err := os.Readlink(p + "/ns/mnt")
+		ns, err := os.Readlink(t + "/ns/mnt")
 		if in || isNobody(err) || namespaces[ns] {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		namespaces[ns] = true
-		f, err := os.Open(p + "/mountinfo")
+		f, err := os.Open(t + "/mountinfo")
 		if err == nil {
 			err = mounted(f, seen)
 			f.Close()
@@ -115,18 +118,20 @@ func seenOutside(group string) (map[string]bool, error) {
 		if err != nil && !isNobody(err) {
 			return nil, err
 		}
+		// One that ended in between has not shown what others see there.
+		namespaces[ns] = err == nil
 	}
 	return seen, nil
 }
 
-// isNobody: a process that ended since it was listed, a thread of the kernel, or
+// isNobody: one that ended since it was listed, a thread of the kernel, or
 // one that even root may not look at. What is mounted for all is seen by others.
 func isNobody(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrPermission)
 }
 
-func isIn(process, group string) (bool, error) {
-	b, err := os.ReadFile(process + "/cgroup")
+func isIn(thread, group string) (bool, error) {
+	b, err := os.ReadFile(thread + "/cgroup")
 	if err != nil {
 		return false, err
 	}

@@ -8,30 +8,38 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"cloister/noded/cgroup"
 
 	"golang.org/x/sys/unix"
 )
 
 // stuckIn, in the environment, has the test's program get stuck in a FUSE file
-// system of its own on that directory.
-const stuckIn = "CLOISTER_TEST_STUCK_IN"
+// system of its own on that directory; stuckAtEnd, only when it is killed.
+const (
+	stuckIn    = "CLOISTER_TEST_STUCK_IN"
+	stuckAtEnd = "CLOISTER_TEST_STUCK_AT_END"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(stuckIn); dir != "" {
-		fmt.Fprintln(os.Stderr, getStuck(dir))
+		fmt.Fprintln(os.Stderr, getStuck(dir, os.Getenv(stuckAtEnd) != ""))
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-// getStuck serves a FUSE file system up to the first question about a name,
-// which it asks itself and never answers.
-func getStuck(dir string) error {
+// getStuck serves a FUSE file system up to the first question about a name, which
+// it asks itself and never answers; or with one file, which nobody reads before
+// the end.
+func getStuck(dir string, atEnd bool) error {
 	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -40,37 +48,84 @@ func getStuck(dir string) error {
 		return err
 	}
 	question := make([]byte, 64<<10)
-	if _, err := unix.Read(dev, question); err != nil {
-		return err
-	}
-	// fuse_out_header, then fuse_init_out (linux/fuse.h): version 7.31.
-	answer := make([]byte, 16+64)
-	binary.NativeEndian.PutUint32(answer, uint32(len(answer)))
-	copy(answer[8:16], question[8:16])
-	binary.NativeEndian.PutUint32(answer[16:], 7)
-	binary.NativeEndian.PutUint32(answer[20:], 31)
-	binary.NativeEndian.PutUint32(answer[36:], 4096) // max_write
-	if _, err := unix.Write(dev, answer); err != nil {
-		return err
-	}
-	go unix.Stat(filepath.Join(dir, "name"), new(unix.Stat_t))
+	go func() {
+		if err := use(filepath.Join(dir, "name"), atEnd); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}()
 	for {
 		if _, err := unix.Read(dev, question); err != nil {
 			return err
 		}
-		if binary.NativeEndian.Uint32(question[4:]) == 1 { // FUSE_LOOKUP
-			break
+		operation := binary.NativeEndian.Uint32(question[4:])
+		if operation == 1 && !atEnd { // FUSE_LOOKUP
+			fmt.Println("stuck")
+			select {}
 		}
+		answer := append(make([]byte, 16), answers[operation]...)
+		binary.NativeEndian.PutUint32(answer, uint32(len(answer)))
+		if answers[operation] == nil {
+			binary.NativeEndian.PutUint32(answer[4:], ^uint32(unix.ENOSYS)+1) // negative
+		}
+		copy(answer[8:16], question[8:16])
+		if _, err := unix.Write(dev, answer); err != nil {
+			return err
+		}
+	}
+}
+
+// answers are what follows fuse_out_header (linux/fuse.h), by operation.
+var answers = map[uint32][]byte{
+	26: words(64, 7, 31, 0, 0, 0, 4096), // fuse_init_out: version 7.31, max_write
+	1:  entry(),                         // fuse_entry_out
+	14: words(16, 1),                    // fuse_open_out
+}
+
+// entry is a file of one page, which is known for good.
+func entry() []byte {
+	b := make([]byte, 128)
+	b[0], b[40] = 2, 2                          // its node
+	b[16], b[24] = 99, 99                       // seconds that it is known for
+	binary.NativeEndian.PutUint64(b[48:], 4096) // size
+	binary.NativeEndian.PutUint32(b[100:], unix.S_IFREG|0o666)
+	return b
+}
+
+func words(size int, of ...uint32) []byte {
+	var b []byte
+	for _, w := range of {
+		b = binary.NativeEndian.AppendUint32(b, w)
+	}
+	return append(b, make([]byte, size-len(b))...)
+}
+
+func use(name string, atEnd bool) error {
+	if !atEnd {
+		return unix.Stat(name, new(unix.Stat_t))
+	}
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	page, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	// The kernel reads this list of a thread when the thread ends: get_robust_list(2).
+	runtime.LockOSThread()
+	if _, _, errno := unix.RawSyscall(unix.SYS_SET_ROBUST_LIST, uintptr(unsafe.Pointer(&page[0])), 24, 0); errno != 0 {
+		return errno
 	}
 	fmt.Println("stuck")
 	select {}
 }
 
 // stuck starts a process that cannot be killed, in a mount namespace of its own.
-func stuck(t *testing.T) *exec.Cmd {
+func stuck(t *testing.T, how ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0])
-	cmd.Env = append(os.Environ(), stuckIn+"="+t.TempDir())
+	cmd.Env = append(append(os.Environ(), how...), stuckIn+"="+t.TempDir())
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
@@ -133,48 +188,125 @@ func newGroup(t *testing.T) (dir, name string) {
 	return dir, name
 }
 
-func diesWithin(cmd *exec.Cmd, limit time.Duration) bool {
-	_ = cmd.Process.Kill()
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
+// dies tells when a process that is killed is gone.
+func dies(cmd *exec.Cmd, kill func() error) (gone chan struct{}) {
+	gone = make(chan struct{})
+	go func() { _ = kill(); _ = cmd.Wait(); close(gone) }()
+	return gone
+}
+
+func within(limit time.Duration, gone chan struct{}) bool {
 	select {
-	case <-done:
+	case <-gone:
 		return true
 	case <-time.After(limit):
 		return false
 	}
 }
 
+// isStuck is what noded asks of a job that has this one process.
+func isStuck(t *testing.T, cmd *exec.Cmd) bool {
+	t.Helper()
+	old := cgroup.Root
+	cgroup.Root = t.TempDir()
+	defer func() { cgroup.Root = old }()
+	user := cgroup.Root + "/scope/job_7/step_batch/user"
+	if err := os.MkdirAll(user, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(user+"/cgroup.procs", []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	is, err := cgroup.Job{Scope: "/scope", ID: 7}.Stuck()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return is
+}
+
+// Of each of these processes, Go's, the first thread dies with the kill.
 func TestAProcessThatWaitsForItselfGoesAndOthersFileSystemsStay(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("needs root, to mount and to abort")
 	}
+	for _, c := range []struct {
+		name string
+		how  []string
+		both bool // the other process, too, is killed
+	}{
+		{"beside a living one", nil, false},
+		{"beside one whose first thread is dead", nil, true},
+		{"as it ends", []string{stuckAtEnd + "=1"}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) { goes(t, c.how, c.both) })
+	}
+}
+
+func goes(t *testing.T, how []string, both bool) {
 	dir, group := newGroup(t)
-	other, mine := stuck(t), stuck(t)
+	other, mine := stuck(t), stuck(t, how...)
 	its, others := connectionOf(t, mine), connectionOf(t, other)
-	t.Cleanup(func() {
-		if _, err := abort(func(c string) bool { return c == its || c == others }); err != nil || !diesWithin(other, 10*time.Second) {
-			t.Errorf("the other process stays: %v", err)
-		}
-	})
+	if isStuck(t, mine) {
+		t.Error("a process that nobody killed is taken for stuck")
+	}
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(mine.Process.Pid)), 0); err != nil {
 		t.Fatal(err)
 	}
-	gone := make(chan struct{})
-	go func() { _ = mine.Process.Kill(); _ = mine.Wait(); close(gone) }()
-	select {
-	case <-gone:
+	var otherGone chan struct{}
+	if both {
+		otherGone = dies(other, other.Process.Kill)
+	}
+	t.Cleanup(func() {
+		if otherGone == nil {
+			otherGone = dies(other, other.Process.Kill)
+		}
+		if _, err := abort(func(c string) bool { return c == its || c == others }); err != nil || !within(10*time.Second, otherGone) {
+			t.Errorf("the other process stays: %v", err)
+		}
+	})
+	// As noded does it, which leaves no signal for the process as a whole.
+	gone := dies(mine, func() error { return os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) })
+	if within(300*time.Millisecond, gone) {
 		t.Fatal("the process could be killed: the test shows nothing")
-	case <-time.After(300 * time.Millisecond):
+	}
+	if !isStuck(t, mine) {
+		t.Error("it is not taken for stuck")
 	}
 	aborted, err := AbortAll(group)
 	if err != nil || !slices.Contains(aborted, its) || slices.Contains(aborted, others) {
 		t.Errorf("aborted %q, %v, want %s and not %s", aborted, err, its, others)
 	}
-	select {
-	case <-gone:
-	case <-time.After(10 * time.Second):
+	if !within(10*time.Second, gone) {
 		t.Error("the process is still there")
+	}
+}
+
+func TestAThreadThatEndedMeanwhileDoesNotSpeakForItsNamespace(t *testing.T) {
+	old := proc
+	proc = t.TempDir()
+	t.Cleanup(func() { proc = old })
+	const mounts = "31 22 0:41 / /m rw - fuse.sshfs x rw,user_id=0\n"
+	for thread, mountinfo := range map[string]string{"5/task/5": "", "5/task/6": mounts, "7/task/7": strings.ReplaceAll(mounts, "41", "42")} {
+		dir := filepath.Join(proc, thread)
+		if err := os.MkdirAll(dir+"/ns", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("mnt:[1]", dir+"/ns/mnt"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+"/cgroup", []byte("0::/other\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if mountinfo == "" {
+			continue
+		}
+		if err := os.WriteFile(dir+"/mountinfo", []byte(mountinfo), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The third is not asked, for the second has shown the namespace.
+	if seen, err := seenOutside("/job"); err != nil || len(seen) != 1 || !seen["41"] {
+		t.Errorf("seen %v, %v", seen, err)
 	}
 }
 
