@@ -50,6 +50,7 @@ type live struct {
 	opened     []*unlock.Opened
 	held       []*unlock.Held // the volumes of opened that are for writing
 	view       *jobview.View
+	closing    closings // of mounts and of the view
 	stepKey    stepproof.Key
 	door       door
 	phase      atomic.Pointer[string]
@@ -114,13 +115,14 @@ func (d *Daemon) steps(l *live, a *admission) []session.Step {
 				d.noteAltered(l)
 				l.closeMounts()
 				l.stopHeaders(ctx)
-				return d.closeVolumes(ctx, l)
+				// Also beside a mount that does not close: the keys must leave the kernel.
+				return errors.Join(d.closeVolumes(ctx, l), l.closing.wait(ctx))
 			},
 		},
 		{
 			Name: stepView,
 			Do:   func(ctx context.Context, _ session.Saver) error { return d.buildView(ctx, l, a) },
-			Undo: func(context.Context) error { return d.dropView(l) },
+			Undo: func(ctx context.Context) error { return d.dropView(ctx, l) },
 		},
 		{
 			// Last begun, first undone: nothing of the job is left before
@@ -300,8 +302,8 @@ func (d *Daemon) buildView(ctx context.Context, l *live, a *admission) (err erro
 	}
 	spec.StepKey = l.stepKey.Bytes
 	l.view, err = jobview.Build(ctx, spec)
-	// In the end noded must not be the last that has a mount: it would wait for the
-	// file server, in a system call.
+	// In the end noded must not be the last that has a mount: that waits for the
+	// file server.
 	l.closeMounts()
 	return err
 }
@@ -347,7 +349,7 @@ func (l *live) wipe() {
 
 func (l *live) closeMounts() {
 	for _, o := range l.opened {
-		o.Mount.Close()
+		l.closing.begin(o.Mount)
 	}
 	l.opened = nil
 }
@@ -356,13 +358,17 @@ func (l *live) closeMounts() {
 // descriptor is open, the volumes in them are in use.
 //
 // Who lets go last has the kernel store what the job wrote and did not sync, and
-// waits for it: that is systemd, which does so beside everything else.
-func (d *Daemon) dropView(l *live) (err error) {
+// waits for it: that is systemd, which does so beside everything else. Namespaces
+// that it was not given yet noded lets go last, and the undo of unlock waits.
+func (d *Daemon) dropView(ctx context.Context, l *live) (err error) {
 	l.stepKey.Wipe()
 	if l.view != nil {
-		l.view.Close()
+		l.closing.begin(l.view.Mount, l.view.IPC)
 		l.view = nil
 	}
+	grace, cancel := context.WithTimeout(ctx, closingGrace)
+	defer cancel()
+	_ = l.closing.wait(grace)
 	for _, name := range []string{keptMount, keptIPC, keptStepKey} {
 		err = errors.Join(err, d.systemd.Forget(name))
 	}

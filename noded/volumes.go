@@ -143,7 +143,7 @@ func (d *Daemon) openVolume(ctx, headers context.Context, l *live, a *admission,
 	}
 	if err == nil && v.Create {
 		if header, err = unlock.WriteHeader(headers, volume); err != nil {
-			o.Mount.Close()
+			l.closing.begin(o.Mount)
 		}
 	}
 	if err != nil {
