@@ -23,13 +23,18 @@ const recheck = 30 * time.Second
 // within a second of the cause going away.
 const retry = 250 * time.Millisecond
 
+// filterPatience is how long the lock may be neither seen nor put back before
+// Watch gives up, as doorsPatience is for the doors.
+var filterPatience = 30 * time.Second
+
 // Watch keeps the kernel's rules as the lock says until ctx ends. Whenever
 // nf_tables announces a change, by whomever, it checks and mends what was
 // altered. report hears of each alteration, mended or not, in words for a
 // record; it is called from Watch's own goroutine.
 //
-// An error means that changes can no longer be heard of; the caller must then
-// treat the node as not locked.
+// An error means that changes can no longer be heard of, or that the lock could
+// not be put back for filterPatience; the caller must then treat the node as not
+// locked.
 func (f Filter) Watch(ctx context.Context, l Lock, report func(string)) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{
 		NetNS: f.NetNS, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1),
@@ -40,13 +45,26 @@ func (f Filter) Watch(ctx context.Context, l Lock, report func(string)) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	m := mender{
+		check:  func(ctx context.Context) error { return f.Check(ctx, l) },
+		apply:  func(ctx context.Context) error { return f.Apply(ctx, l) },
+		report: report,
+	}
 	for ctx.Err() == nil {
 		pulse.Beat(ctx)
-		pause := recheck
-		if !f.mend(ctx, l, report) {
-			pause = retry
+		if err := m.mend(ctx); err != nil {
+			if time.Since(m.since) > filterPatience {
+				return fmt.Errorf("watching the packet filter: %w", err)
+			}
+			// Announcements are no reason to try sooner: those of the rules that this
+			// try did put in are among them.
+			select {
+			case <-ctx.Done():
+			case <-time.After(retry):
+			}
+			continue
 		}
-		c.SetReadDeadline(time.Now().Add(pause))
+		c.SetReadDeadline(time.Now().Add(recheck))
 		if ctx.Err() != nil { // the deadline above may have undone stop's
 			break
 		}
@@ -58,16 +76,37 @@ func (f Filter) Watch(ctx context.Context, l Lock, report func(string)) error {
 	return nil
 }
 
-// mend reports whether the lock holds now.
-func (f Filter) mend(ctx context.Context, l Lock, report func(string)) bool {
-	err := f.Check(ctx, l)
-	if err == nil || ctx.Err() != nil || mutant.Removed(mutant.FilterWatch) {
-		return true
+// A mender has the lock applied when it is not in force, until all of that has
+// worked once. Rules that are right again do not suffice: connections that came
+// up without them may still be there.
+type mender struct {
+	check, apply func(context.Context) error
+	report       func(string)
+
+	why   error // what was found, nil while nothing is to be mended
+	since time.Time
+}
+
+// mend returns an error if the lock does not hold.
+func (m *mender) mend(ctx context.Context) error {
+	err := m.check(ctx)
+	if ctx.Err() != nil || mutant.Removed(mutant.FilterWatch) {
+		return nil
 	}
-	if again := f.Apply(ctx, l); again != nil {
-		report(fmt.Sprintf("%v; restoring it failed: %v", err, again))
-		return false
+	if err != nil {
+		if m.why == nil {
+			m.since = time.Now()
+		}
+		m.why = err
 	}
-	report(fmt.Sprintf("%v; restored", err))
-	return true
+	if m.why == nil {
+		return nil
+	}
+	if again := m.apply(ctx); again != nil {
+		m.report(fmt.Sprintf("%v; restoring it failed: %v", m.why, again))
+		return fmt.Errorf("%w; restoring it failed: %w", m.why, again)
+	}
+	m.report(fmt.Sprintf("%v; restored", m.why))
+	m.why = nil
+	return nil
 }
