@@ -136,13 +136,23 @@ func (d *Daemon) watchLocked(ctx context.Context, reached *lockdown.Reached) (to
 func (d *Daemon) unwatchLocked() { d.unwatch(watchDoors, watchStrangers, watchMemory) }
 
 // groups are the control groups whose processes belong on a locked node: the
-// job's, and noded's own, whose helpers take the user's rights.
+// job's, noded's own, whose helpers take the user's rights, and those of jobs
+// for which the node was given up: what no kill ends is no stranger.
 func (d *Daemon) groups() []string {
 	groups := []string{lockdown.OwnGroup()}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.busy != nil && d.busy.record != nil {
 		groups = append(groups, d.busy.record.Cgroup.Path())
+	}
+	fenced := d.fenced != nil
+	d.mu.Unlock()
+	if !fenced {
+		return groups
+	}
+	// A journal that cannot be read keeps nobody's processes, as holdUnknown says.
+	left, _ := d.journal.Load()
+	for _, r := range left {
+		groups = append(groups, r.Cgroup.Path())
 	}
 	return groups
 }

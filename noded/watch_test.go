@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -143,6 +144,44 @@ func TestTheProcessesOfTheSessionAndOfNodedBelongOnALockedNode(t *testing.T) {
 	l := withSession(t, d)
 	if g := d.groups(); len(g) != 2 || g[1] != l.record.Cgroup.Path() {
 		t.Errorf("control groups during a session: %q", g)
+	}
+}
+
+func TestTheProcessesOfASessionThatCouldNotBeUndoneAreNoStrangersUntilItIs(t *testing.T) {
+	d, _ := idleDaemon(policy.OnDemand)
+	var err error
+	if d.journal, err = session.OpenJournal(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	l := withSession(t, d)
+	stuck := errors.New("a process waits for a file server")
+	undo := func(context.Context) error { return stuck }
+	l.record.Begun = []string{stepRun}
+	err = d.undo(l, []session.Step{{Name: stepRun, Undo: undo}})
+	if !errors.Is(err, stuck) {
+		t.Fatal(err)
+	}
+	if g := d.groups(); len(g) != 2 {
+		t.Errorf("before the node is fenced: %q", g)
+	}
+	d.fence(err)
+	job := l.record.Cgroup.Path()
+	d.release(l)
+	if g := d.groups(); !slices.Contains(g, job) {
+		t.Errorf("%q lacks %s", g, job)
+	}
+	if !d.take(newLive(0)) { // by cloister node recover
+		t.Fatal("the node is taken")
+	}
+	if g := d.groups(); !slices.Contains(g, job) {
+		t.Errorf("%q lacks %s while that is undone", g, job)
+	}
+	stuck = nil
+	if err := session.Undo(d.journal, l.record, []session.Step{{Name: stepRun, Undo: undo}}); err != nil {
+		t.Fatal(err)
+	}
+	if g := d.groups(); len(g) != 1 {
+		t.Errorf("when it is undone: %q", g)
 	}
 }
 
