@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,13 +29,13 @@ type advance struct {
 	mu      sync.Mutex
 	looked  time.Time
 	since   time.Time
-	written uint64 // in 512-byte units, at most so far
-	free    uint64 // bytes, at most so far
+	written map[string]uint64 // by name, in 512-byte units, at most so far
+	free    uint64            // bytes, at most so far
 }
 
 func newAdvance(names []string) *advance {
 	now := time.Now()
-	return &advance{names: names, since: now, looked: now}
+	return &advance{names: names, since: now, looked: now, written: map[string]uint64{}}
 }
 
 // stands is for how long nothing went on.
@@ -45,35 +46,44 @@ func (a *advance) stands() time.Duration {
 		return time.Since(a.since)
 	}
 	a.looked = time.Now()
-	now, memory := written(a.names), free()
-	if now > a.written || memory >= a.free+freedStep {
+	if a.goesOn(written(a.names), free()) {
 		a.since = time.Now()
 	}
-	a.written, a.free = max(a.written, now), max(a.free, memory)
 	return time.Since(a.since)
 }
 
-// written is what the mappings have written, as far as they are there still
+// goesOn: one that has written more counts, whatever became of the others: with a
+// mapping that is gone goes all that it had written.
+func (a *advance) goesOn(now map[string]uint64, memory uint64) bool {
+	on := memory >= a.free+freedStep
+	for n, sectors := range now {
+		on = on || sectors > a.written[n]
+		a.written[n] = max(a.written[n], sectors)
+	}
+	a.free = max(a.free, memory)
+	return on
+}
+
+// written is what each mapping has written, as far as it is there still
 // (Documentation/admin-guide/iostats.rst, field 7).
-func written(names []string) (sum uint64) {
+func written(names []string) map[string]uint64 {
+	all := map[string]uint64{}
 	paths, _ := filepath.Glob("/sys/block/dm-*/dm/name")
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}
-		for _, n := range names {
-			if strings.TrimSpace(string(b)) != n {
-				continue
-			}
-			stat, _ := os.ReadFile(strings.TrimSuffix(path, "dm/name") + "stat")
-			if f := strings.Fields(string(stat)); len(f) > 6 {
-				n, _ := strconv.ParseUint(f[6], 10, 64)
-				sum += n
-			}
+		name := strings.TrimSpace(string(b))
+		if !slices.Contains(names, name) {
+			continue
+		}
+		stat, _ := os.ReadFile(strings.TrimSuffix(path, "dm/name") + "stat")
+		if f := strings.Fields(string(stat)); len(f) > 6 {
+			all[name], _ = strconv.ParseUint(f[6], 10, 64)
 		}
 	}
-	return sum
+	return all
 }
 
 // free is MemFree of proc_meminfo(5), in bytes.
