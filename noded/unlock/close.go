@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,17 +58,27 @@ func handleClose(body []byte, _ []*os.File) (any, []*os.File, error) {
 	}
 	a := newAdvance(r.Names)
 	done := make(chan closing, 1)
-	go func() { done <- closeAll(r.Names, a) }()
+	go func() {
+		done <- closeAll(r.Names, func(name string) (end, time.Duration, error) { return closeDevice(name, a) })
+	}()
 	for look := time.NewTicker(advanceLook); ; {
 		select {
 		case c := <-done:
 			return c.reply, nil, c.err
 		case <-look.C:
 			if still := a.stands(); still > stuckWait {
-				return nil, nil, fmt.Errorf("closing %q: nothing was stored for %v", r.Names, still.Round(time.Second))
+				return nil, nil, fmt.Errorf("closing %q: nothing was stored for %v", left(r.Names), still.Round(time.Second))
 			}
 		}
 	}
+}
+
+// left are the mappings that are there still.
+func left(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		state, err := devicemapper.State(n)
+		return err == nil && state == devicemapper.Inactive
+	})
 }
 
 type closing struct {
@@ -74,10 +86,49 @@ type closing struct {
 	err   error
 }
 
-func closeAll(names []string, a *advance) (c closing) {
+// closeAll closes the volumes side by side: the key of one must not stay in the
+// kernel because another's file server is dead.
+func closeAll(names []string, closeOne func(name string) (end, time.Duration, error)) closing {
+	volumes := byVolume(names)
+	ends := make([]closing, len(volumes))
+	var all sync.WaitGroup
+	for i, layers := range volumes {
+		all.Go(func() { ends[i] = closeLayers(layers, closeOne) })
+	}
+	all.Wait()
+	var c closing
+	for _, e := range ends {
+		c.reply.Forced = append(c.reply.Forced, e.reply.Forced...)
+		c.reply.Adrift = append(c.reply.Adrift, e.reply.Adrift...)
+		c.reply.Flushed = max(c.reply.Flushed, e.reply.Flushed)
+		c.err = errors.Join(c.err, e.err)
+	}
+	return c
+}
+
+// byVolume has the mappings of each volume, in the order of names.
+func byVolume(names []string) (volumes [][]string) {
+	at := map[device]int{}
+	for _, n := range names {
+		volume := device{name: n} // of no volume that is known
+		if d, ok := parseName(n); ok {
+			volume = device{session: d.session, index: d.index}
+		}
+		i, known := at[volume]
+		if !known {
+			i = len(volumes)
+			at[volume], volumes = i, append(volumes, nil)
+		}
+		volumes[i] = append(volumes[i], n)
+	}
+	return volumes
+}
+
+// closeLayers closes the mappings of one volume, the upper ones first.
+func closeLayers(names []string, closeOne func(name string) (end, time.Duration, error)) (c closing) {
 	var failed []error
 	for _, n := range names {
-		end, flushed, err := closeDevice(n, a)
+		end, flushed, err := closeOne(n)
 		c.reply.Flushed += flushed
 		if err != nil {
 			failed = append(failed, err)
