@@ -6,6 +6,7 @@ import (
 
 	"cloister/noded/cgroup"
 	"cloister/noded/fuse"
+	"cloister/noded/lockdown"
 
 	"go.uber.org/zap"
 )
@@ -36,6 +37,30 @@ func (d *Daemon) cutOff(job cgroup.Job) {
 	if len(aborted) > 0 {
 		d.log.Info("cut the job's processes off from FUSE file systems of their own", zap.Uint32("job", job.ID), zap.Strings("connections", aborted))
 	}
+}
+
+// freePeople has processes of people end that were killed and wait for a FUSE
+// server among themselves, until it is stopped: for while the node is locked, when
+// all of people's processes are to end.
+func (d *Daemon) freePeople(ctx context.Context) (stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(killGrace):
+			}
+			aborted, err := fuse.AbortPeoples(lockdown.IsPerson)
+			if err != nil {
+				d.log.Warn("processes from before the session do not end", zap.Error(err))
+			}
+			if len(aborted) > 0 {
+				d.log.Info("cut people's processes off from FUSE file systems of their own", zap.Strings("connections", aborted))
+			}
+		}
+	}()
+	return stop
 }
 
 // watchStuck frees processes that Slurm has killed and waits for: it tells noded

@@ -199,6 +199,7 @@ func (d *Daemon) lockNode(ctx context.Context, l *live, save session.Saver) erro
 		return err
 	}
 	l.laps.end("network")
+	defer d.freePeople(ctx)()
 	if err := reached.Close(ctx); err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
-// Package fuse cuts off FUSE file systems of a job that were left over when its
-// processes were killed.
+// Package fuse cuts off FUSE file systems of a job, or of people, that were left
+// over when their processes were killed.
 //
 // A process that waits for a FUSE server's answer cannot be killed once the
 // server has read the question. That is over as soon as the server is gone, but
@@ -27,7 +27,22 @@ import (
 // outside of a control group sees mounted: what is left is the group's, or was
 // unmounted while somebody waited in it. It returns the connections' numbers.
 func AbortAll(group string) ([]string, error) {
-	spared, err := seenOutside(group)
+	return abortUnseen(func(thread string) (bool, error) { return isIn(thread, group) }, func(uint32) bool { return false })
+}
+
+// AbortPeoples aborts the FUSE connections of people: every one but those that
+// somebody else mounted and a process of somebody else's sees.
+func AbortPeoples(person func(uid uint32) bool) ([]string, error) {
+	return abortUnseen(func(thread string) (bool, error) {
+		uid, err := uidOf(thread)
+		return err == nil && person(uid), err
+	}, person)
+}
+
+// abortUnseen aborts all connections but those that a thread which is not blind
+// sees mounted, not by a user who does not count.
+func abortUnseen(blind func(thread string) (bool, error), countsNot func(uid uint32) bool) ([]string, error) {
+	spared, err := seen(blind, countsNot)
 	if err != nil {
 		return nil, fmt.Errorf("looking for FUSE file systems: %w", err)
 	}
@@ -85,18 +100,18 @@ func abort(chosen func(connection string) bool) ([]string, error) {
 // proc is where proc(5) is mounted.
 var proc = "/proc"
 
-// seenOutside lists the FUSE connections that are mounted in the namespace of
-// any thread outside of the group. A process has threads when its first one is
-// dead, which has no namespace any more, and each can have one of its own.
-func seenOutside(group string) (map[string]bool, error) {
+// seen lists the FUSE connections that are mounted in the namespace of any thread
+// that is not blind. A process has threads when its first one is dead, which has
+// no namespace any more, and each can have one of its own.
+func seen(blind func(thread string) (bool, error), countsNot func(uid uint32) bool) (map[string]bool, error) {
 	threads, err := filepath.Glob(proc + "/[0-9]*/task/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
-	seen := make(map[string]bool)
+	found := make(map[string]bool)
 	namespaces := make(map[string]bool)
 	for _, t := range threads {
-		in, err := isIn(t, group)
+		not, err := blind(t)
 		if isNobody(err) {
 			continue
 		}
@@ -104,7 +119,7 @@ func seenOutside(group string) (map[string]bool, error) {
 			return nil, err
 		}
 		ns, err := os.Readlink(t + "/ns/mnt")
-		if in || isNobody(err) || namespaces[ns] {
+		if not || isNobody(err) || namespaces[ns] {
 			continue
 		}
 		if err != nil {
@@ -112,7 +127,7 @@ func seenOutside(group string) (map[string]bool, error) {
 		}
 		f, err := os.Open(t + "/mountinfo")
 		if err == nil {
-			err = mounted(f, seen)
+			err = mounted(f, countsNot, found)
 			f.Close()
 		}
 		if err != nil && !isNobody(err) {
@@ -121,7 +136,7 @@ func seenOutside(group string) (map[string]bool, error) {
 		// One that ended in between has not shown what others see there.
 		namespaces[ns] = err == nil
 	}
-	return seen, nil
+	return found, nil
 }
 
 // isNobody: one that ended since it was listed, a thread of the kernel, or
@@ -143,8 +158,24 @@ func isIn(thread, group string) (bool, error) {
 	return false, nil
 }
 
-// mounted adds the FUSE file systems of a mountinfo (proc_pid_mountinfo(5)).
-func mounted(f *os.File, seen map[string]bool) error {
+// uidOf is a thread's real user (proc_pid_status(5)).
+func uidOf(thread string) (uint32, error) {
+	b, err := os.ReadFile(thread + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if ids, ok := strings.CutPrefix(line, "Uid:"); ok && len(strings.Fields(ids)) > 0 {
+			uid, err := strconv.ParseUint(strings.Fields(ids)[0], 10, 32)
+			return uint32(uid), err
+		}
+	}
+	return 0, fmt.Errorf("%s names no user", thread)
+}
+
+// mounted adds the FUSE file systems of a mountinfo (proc_pid_mountinfo(5)), but
+// for those whose user_id= does not count.
+func mounted(f *os.File, countsNot func(uid uint32) bool, seen map[string]bool) error {
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -158,9 +189,24 @@ func mounted(f *os.File, seen map[string]bool) error {
 		if err != nil {
 			return err
 		}
-		seen[n] = true
+		if uid, ok := userID(after); !ok || !countsNot(uid) {
+			seen[n] = true
+		}
 	}
 	return lines.Err()
+}
+
+// userID is who mounted a FUSE file system, from what mountinfo has after the
+// dash: kind, source, options. The source is the user's to choose.
+func userID(after string) (uint32, bool) {
+	fields := strings.Fields(after)
+	for option := range strings.SplitSeq(fields[len(fields)-1], ",") {
+		if id, ok := strings.CutPrefix(option, "user_id="); ok {
+			uid, err := strconv.ParseUint(id, 10, 32)
+			return uint32(uid), err == nil
+		}
+	}
+	return 0, false
 }
 
 // connection is the number of a device, "major:minor", as the kernel has it

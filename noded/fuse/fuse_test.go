@@ -305,8 +305,59 @@ func TestAThreadThatEndedMeanwhileDoesNotSpeakForItsNamespace(t *testing.T) {
 		}
 	}
 	// The third is not asked, for the second has shown the namespace.
-	if seen, err := seenOutside("/job"); err != nil || len(seen) != 1 || !seen["41"] {
-		t.Errorf("seen %v, %v", seen, err)
+	inJob := func(thread string) (bool, error) { return isIn(thread, "/job") }
+	if found, err := seen(inJob, func(uint32) bool { return false }); err != nil || len(found) != 1 || !found["41"] {
+		t.Errorf("seen %v, %v", found, err)
+	}
+}
+
+func TestAFileSystemIsAPersonsByItsOptionsNotByItsName(t *testing.T) {
+	for after, want := range map[string]bool{
+		"fuse.sshfs x rw,user_id=2001,group_id=2001":  true,
+		"fuse.x user_id=0 rw,user_id=2001,group_id=0": true,
+		"fuse.x user_id=2001 rw,user_id=0,group_id=0": false,
+		"fuse.x x rw,user_id=-1":                      false,
+		"fuse.x x rw":                                 false,
+		"fuse.x":                                      false,
+	} {
+		if uid, ok := userID(after); (ok && uid == 2001) != want {
+			t.Errorf("%q: %d, %v", after, uid, ok)
+		}
+	}
+}
+
+// People's processes see their own; what a person mounted with the help of
+// fusermount others see too.
+func TestOfPeoplesFileSystemsNoneIsSpared(t *testing.T) {
+	old := proc
+	proc = t.TempDir()
+	t.Cleanup(func() { proc = old })
+	thread := func(number, uid, mountinfo string) {
+		dir := filepath.Join(proc, number, "task", number)
+		if err := os.MkdirAll(dir+"/ns", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("mnt:["+number+"]", dir+"/ns/mnt"); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"status": "Name:\tx\nUid:\t" + uid + "\t0\t0\t0\n", "mountinfo": mountinfo} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	mount := func(device, options string) string {
+		return "31 22 " + device + " / /m rw - fuse.x x rw," + options + "\n"
+	}
+	thread("1", "0", mount("0:41", "user_id=0")+mount("0:42", "user_id=2001"))
+	thread("5", "2001", mount("0:43", "user_id=0"))
+	person := func(uid uint32) bool { return uid == 2001 }
+	found, err := seen(func(thread string) (bool, error) {
+		uid, err := uidOf(thread)
+		return person(uid), err
+	}, person)
+	if err != nil || len(found) != 1 || !found["41"] {
+		t.Errorf("spared %v, %v", found, err)
 	}
 }
 

@@ -18,10 +18,8 @@ import (
 
 // EndForeign kills every process of a person, the user uid's first of all,
 // unless it is in keepCgroup or below (empty: no exception), and returns those
-// that it killed. People are uids of 1000 and above but for the ranges that
-// systemd.io/UIDS-GIDS gives to services, 60001 to 65535; subordinate uids of
-// somebody's containers are people's too. It looks again until it is sure that
-// there is none, so a process that forks does not win; ctx bounds that.
+// that it killed. It looks again until it is sure that there is none, so a process
+// that forks does not win; ctx bounds that.
 func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, error) {
 	if mutant.Removed(mutant.EndForeign) {
 		return nil, nil
@@ -29,7 +27,7 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 	keep := strings.TrimSuffix(keepCgroup, "/")
 	theirs := func(p Process) bool {
 		for _, u := range p.UIDs {
-			if u == uid && uid != 0 || isPerson(u) {
+			if u == uid && uid != 0 || IsPerson(u) {
 				return true
 			}
 		}
@@ -44,7 +42,10 @@ func EndForeign(ctx context.Context, uid uint32, keepCgroup string) ([]Process, 
 	return ended, nil
 }
 
-func isPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
+// IsPerson: people are uids of 1000 and above but for the ranges that
+// systemd.io/UIDS-GIDS gives to services, 60001 to 65535; subordinate uids of
+// somebody's containers are people's too.
+func IsPerson(uid uint32) bool { return uid >= 1000 && (uid <= 60000 || uid > 65535) }
 
 // A hunt kills processes until a look finds none. Of most processes the first
 // question is the last: a node has a hundred of them, and a look is a part of

@@ -19,7 +19,7 @@ import (
 )
 
 // Strangers are processes that may not come up while a node is locked: people's
-// (EndForeign says who is a person), and programs that let people in, whoever
+// (IsPerson), and programs that let people in, whoever
 // started them. Needs root in the first user, process and network namespace.
 type Strangers struct {
 	// Keep are control groups whose processes are no strangers; it is asked at
@@ -105,7 +105,7 @@ func (s Strangers) foreign(p Process) bool {
 func comesIn(p Process) bool {
 	// Without the defence that ends such processes at the lock they must live
 	// on, for its test to fail.
-	person := isPerson(p.UIDs[0]) && !mutant.Removed("end-foreign")
+	person := IsPerson(p.UIDs[0]) && !mutant.Removed("end-foreign")
 	return person || letsIn(p.PID) && !mutant.Removed(mutant.StopSSH)
 }
 
@@ -143,7 +143,7 @@ func (s Strangers) announces(b []byte) bool {
 	pid := int(binary.NativeEndian.Uint32(b[eventTGID:]))
 	switch binary.NativeEndian.Uint32(b[eventWhat:]) {
 	case procEventUID:
-		if !isPerson(binary.NativeEndian.Uint32(b[eventRUID:])) {
+		if !IsPerson(binary.NativeEndian.Uint32(b[eventRUID:])) {
 			return false
 		}
 	case procEventExec:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cloister/noded/audit"
@@ -53,6 +54,23 @@ func TestAJobsProcessThatNoKillEndsGoesAllTheSame(t *testing.T) {
 	}
 	kept(t, s, "unkillable.luks")
 	serves(t, s, cluster.S2, "after-unkillable")
+}
+
+// Nor has it all that people left there end before it can be locked.
+func TestAProcessOfAnotherThatNoKillEndsKeepsNoSealedJobAway(t *testing.T) {
+	s := deploy.ForTest(t, deploy.Release)
+	ctx := t.Context()
+	bobs := strings.Replace(unkillable, "unshare", "setsid runuser -u bob -- unshare", 1)
+	if _, err := s.Output(ctx, cluster.S2, strings.TrimSpace(bobs)+" >/dev/null 2>&1 </dev/null &"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.Output(ctx, cluster.S2, "for i in $(seq 100); do pgrep -u bob -x sleep >/dev/null && break; sleep 0.2; done; pkill -KILL -u bob; sleep 3; ps -o stat= -C perl"); err != nil || out == "" || out[:1] != "D" {
+		t.Fatalf("the process that waits is %q, %v", out, err)
+	}
+	serves(t, s, cluster.S2, "beside-unkillable")
+	if out, err := s.Output(ctx, cluster.S2, "ps -o stat= -C perl; journalctl -q -u cloister-noded -o cat | grep -c \"cut people's processes off\""); err != nil || out != "1\n" {
+		t.Errorf("left, and how often noded says that it cut it off: %q, %v", out, err)
+	}
 }
 
 // park is the body of a job that leaves a file of its volume on its way through a
