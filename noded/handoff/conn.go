@@ -24,8 +24,9 @@ type Conn struct {
 	unix *net.UnixConn
 	pid  int
 
-	mu      sync.Mutex
-	decided bool
+	mu       sync.Mutex
+	decided  bool
+	answered bool // the end, that is: nobody has to read it again
 }
 
 // PID is slurmstepd's process number when it connected. The process may have
@@ -101,18 +102,20 @@ func (c *Conn) send(datagram, rights []byte) error {
 // before the verdict, to notice a slurmstepd that dies while it waits. When
 // ctx ends first, it returns ctx's cause: then the step may still run, and a
 // later noded can go on with it (see File and Adopt).
+//
+// The message stays in the socket until it is answered: slurmstepd says it once,
+// and a noded that ends before it has undone the session leaves it to the next.
 func (c *Conn) WaitEnd(ctx context.Context) (End, error) {
 	if err := c.unix.SetReadDeadline(time.Time{}); err != nil {
 		return End{Died: true}, nil
 	}
 	stop := context.AfterFunc(ctx, func() { c.unix.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	datagram, files, err := receive(c.unix)
-	closeAll(files)
+	datagram, err := peek(c.unix)
 	if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 		return End{}, context.Cause(ctx)
 	}
-	if err != nil || len(files) != 0 {
+	if err != nil {
 		return End{Died: true}, nil
 	}
 	e, err := parseEnd(datagram)
@@ -136,6 +139,9 @@ func (c *Conn) answerEnd(verdict string, messages []string) error {
 	if err := c.send(encodeVerdict(verdict, messages), nil); err != nil {
 		return fmt.Errorf("answering a step's end: %w", err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answered = true
 	return nil
 }
 
@@ -177,6 +183,12 @@ func (c *Conn) Close() error {
 		if f != nil {
 			f.Close()
 		}
+	}
+	c.mu.Lock()
+	answered := c.answered
+	c.mu.Unlock()
+	if answered { // or the kernel takes the answer from a slurmstepd that has not read it yet
+		discard(c.unix)
 	}
 	return c.unix.Close()
 }

@@ -261,6 +261,104 @@ func TestASessionGoesOnWithTheNextNoded(t *testing.T) {
 	}
 }
 
+func TestAnEndThatWasHeardAndNotAnsweredIsHeardAgainByTheNextNoded(t *testing.T) {
+	a, kept, heard := admission(t), make(chan *os.File, 1), make(chan End, 1)
+	socket, stop := serve(t, func(ctx context.Context, c *Conn) {
+		f, err := c.File()
+		if err != nil {
+			t.Error(err)
+		}
+		kept <- f
+		if err := c.Admit(a); err != nil {
+			t.Error(err)
+		}
+		e, err := c.WaitEnd(ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		heard <- e // and this noded ends before it has undone anything
+	})
+	c := startClient(t, socket, append([]string{"--script", script(t)}, batch...)...)
+	c.answer()
+	c.end(9)
+	if e := <-heard; e.Died || e.Status != 9 {
+		t.Errorf("the end arrived as %+v", e)
+	}
+	stop()
+	f := <-kept
+	next, err := Adopt(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 5*time.Second, errors.New("it did not come again"))
+	defer cancel()
+	if e, err := next.WaitEnd(ctx); err != nil || e.Died || e.Status != 9 {
+		t.Errorf("to the next noded the end arrived as %+v, %v", e, err)
+	}
+	if err := next.Released("all closed"); err != nil {
+		t.Error(err)
+	}
+	if said := c.answer(); said != "verdict released\nmessage all closed\n" {
+		t.Errorf("the end was answered by\n%s", said)
+	}
+}
+
+// ended is a connection that was admitted, its other end, and whatever that
+// sends as its end.
+func ended(t *testing.T, message []byte, fds ...int) (c *Conn, peer int) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(pair[0]), "lifeline")
+	c, err = Adopt(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		unix.Close(pair[1])
+	})
+	if err := unix.Sendmsg(pair[1], message, unix.UnixRights(fds...), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	return c, pair[1]
+}
+
+func TestAnAnswerReachesASlurmstepdThatReadsItLate(t *testing.T) {
+	c, peer := ended(t, datagram("ask=end", "status=0"))
+	if e, err := c.WaitEnd(t.Context()); err != nil || e.Died {
+		t.Errorf("the end arrived as %+v, %v", e, err)
+	}
+	if err := c.Released("all closed"); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	buf := make([]byte, 200)
+	n, err := unix.Read(peer, buf)
+	if err != nil || string(buf[:n]) != string(datagram("verdict=released", "message=all closed")) {
+		t.Errorf("it read %q, %v", buf[:max(n, 0)], err)
+	}
+}
+
+func TestAnEndWithDescriptorsLeavesNone(t *testing.T) {
+	good := open(t, script(t))
+	before := countDescriptors(t)
+	c, _ := ended(t, datagram("ask=end", "status=0"), int(good.Fd()), int(good.Fd()))
+	for range 3 {
+		if e, err := c.WaitEnd(t.Context()); err != nil || !e.Died {
+			t.Errorf("the end arrived as %+v, %v", e, err)
+		}
+	}
+	if n := countDescriptors(t) - before; n != 2 {
+		t.Errorf("%d more descriptors are open, not the two ends of the connection", n)
+	}
+}
+
 func TestWhatIsNoLifelineIsNotAdopted(t *testing.T) {
 	if _, err := Adopt(open(t, "/dev/null")); err == nil {
 		t.Error("a device was adopted")

@@ -39,6 +39,53 @@ func receive(c *net.UnixConn) ([]byte, []*os.File, error) {
 	return buf[:n], files, nil
 }
 
+// peek waits for a datagram and leaves it in the socket. One with descriptors is
+// an error: without room for them the kernel hands none over.
+func peek(c *net.UnixConn) ([]byte, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	buf := make([]byte, DatagramMax)
+	n, flags := 0, 0
+	if e := raw.Read(func(fd uintptr) bool {
+		for {
+			if n, _, flags, _, err = unix.Recvmsg(int(fd), buf, nil, unix.MSG_PEEK); err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
+		}
+	}); e != nil {
+		return nil, e
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case n == 0:
+		return nil, errHungUp
+	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
+		return nil, fmt.Errorf("a datagram of more than %d bytes, or with descriptors", DatagramMax)
+	}
+	return buf[:n], nil
+}
+
+// discard takes what is in the socket out of it, for the kernel tells a peer
+// whose message was not read of that (ECONNRESET), in place of what was sent to
+// it. It does not wait for whoever peeks, so it does not read like others do.
+func discard(c *net.UnixConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		for {
+			n, _, _, _, err := unix.Recvmsg(int(fd), make([]byte, 1), nil, unix.MSG_DONTWAIT)
+			if err != nil && err != unix.EINTR || err == nil && n == 0 {
+				return
+			}
+		}
+	})
+}
+
 // descriptors wraps what SCM_RIGHTS brought; they are close-on-exec already
 // (package net receives with MSG_CMSG_CLOEXEC).
 func descriptors(oob []byte) ([]*os.File, error) {
