@@ -69,6 +69,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		return ctx.Err()
 	}
 	var adopted []string
+	stuck := false
 	for _, r := range records {
 		log := d.log.With(zap.Uint32("job", r.Job), zap.String("session", r.ID), zap.String("user", r.User))
 		if slices.Contains(r.Begun, stepRun) && !r.Releasing && life != nil {
@@ -97,6 +98,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		l := newLive(r.Job)
 		l.run, l.record = runOf(r), r
 		if err := session.Undo(d.journal, r, d.steps(l, nil)); err != nil {
+			stuck = true
 			d.fence(fmt.Errorf("undoing session %s: %w", r.ID, err))
 			if err := d.holdLock(ctx, r); err != nil {
 				return err
@@ -106,6 +108,11 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		go d.cancel(r.Job, log) // Slurm need not be up before noded
 	}
 	if d.dedicated() {
+		if len(records) > 0 && len(adopted) == 0 && !stuck { // see lockAtStart
+			if err := d.lockNetwork(ctx, d.lock); err != nil {
+				return err
+			}
+		}
 		d.watchLocked(ctx, nil)
 	}
 	if len(adopted) == 0 {

@@ -2,6 +2,7 @@ package noded
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"cloister/noded/lockdown"
+	"cloister/noded/replay"
+	"cloister/noded/session"
 	"cloister/policy"
 
 	"github.com/vishvananda/netns"
@@ -32,12 +35,12 @@ func newFilter(t *testing.T) lockdown.Filter {
 	return lockdown.Filter{NetNS: int(ns)}
 }
 
-// unreadable is a daemon whose predecessor left a journal entry that it cannot
-// read. The doors and the processes are those of the machine that the test runs
-// on: their watches do nothing.
-func unreadable(t *testing.T, class policy.Class) (d *Daemon, entry string, memory chan struct{}) {
+// filtered is a daemon with a packet filter of its own. The doors and the
+// processes are those of the machine that the test runs on: their watches do
+// nothing.
+func filtered(t *testing.T, class policy.Class) (d *Daemon, dir string) {
 	t.Helper()
-	d, _, dir := recording(t, class)
+	d, _, dir = recording(t, class)
 	d.slurm = &fakeSlurm{}
 	d.filter = newFilter(t)
 	d.lock = lockdown.Lock{
@@ -45,13 +48,21 @@ func unreadable(t *testing.T, class policy.Class) (d *Daemon, entry string, memo
 		SlurmctldPort: 6817, SlurmdPort: 6818, SrunPorts: policy.PortRange{First: 60001, Last: 60100},
 	}
 	d.watches[watchDoors], d.watches[watchStrangers] = func() {}, func() {}
+	t.Cleanup(func() { d.unwatch(watchFilter) })
+	return d, dir
+}
+
+// unreadable is one whose predecessor left a journal entry that it cannot read.
+func unreadable(t *testing.T, class policy.Class) (d *Daemon, entry string, memory chan struct{}) {
+	t.Helper()
+	d, dir := filtered(t, class)
 	memory = make(chan struct{})
 	d.memory = func(ctx context.Context, _ func(string)) error {
 		close(memory)
 		<-ctx.Done()
 		return nil
 	}
-	t.Cleanup(func() { d.unwatch(watchFilter, watchMemory) })
+	t.Cleanup(func() { d.unwatch(watchMemory) })
 	entry = filepath.Join(dir, "sessions", strings.Repeat("c", 32)+".json")
 	if err := os.WriteFile(entry, []byte(`{"of":"a newer noded"}`), 0o600); err != nil {
 		t.Fatal(err)
@@ -120,3 +131,52 @@ func TestANodeThatNobodyLockedIsNotLockedForAJournalThatCannotBeRead(t *testing.
 		t.Errorf("a table: %v, %v; %+v", there, err, d.Status())
 	}
 }
+
+// withoutBus is a machine with no system bus.
+func withoutBus(t *testing.T) { t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+t.TempDir()+"/none") }
+
+func TestADedicatedNodeIsNotReachedFromLoginNodesBeforeItsSessionsAreUndone(t *testing.T) {
+	for name, c := range map[string]struct {
+		left  *session.Record
+		stays bool // as in a session
+	}{
+		"no session":                  {},
+		"one that was not locked yet": {left: &session.Record{}},
+		"one that cannot be undone":   {left: &session.Record{Begun: []string{stepLock, stepView}}, stays: true},
+		"one that had the node":       {left: &session.Record{Begun: []string{stepLock}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withoutBus(t)
+			d, dir := filtered(t, policy.Dedicated)
+			var err error
+			if d.replay, err = replay.Open(filepath.Join(dir, "jobs")); err != nil {
+				t.Fatal(err)
+			}
+			if c.stays {
+				d.systemd = deafSystemd{}
+			}
+			if c.left != nil {
+				c.left.ID = strings.Repeat("c", 32)
+				if err := d.journal.Save(c.left); err != nil {
+					t.Fatal(err)
+				}
+			}
+			narrow := func() bool { return d.filter.Check(t.Context(), d.lock.InSession()) == nil }
+			_ = d.Start(t.Context()) // the doors are another matter
+			if narrow() != (c.left != nil) || !narrow() && d.filter.Check(t.Context(), d.lock) != nil {
+				t.Errorf("after the start login nodes are kept out: %v", narrow())
+			}
+			if err := d.Recover(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if narrow() != c.stays || !c.stays && d.filter.Check(t.Context(), d.lock) != nil {
+				t.Errorf("in the end login nodes are kept out: %v", narrow())
+			}
+		})
+	}
+}
+
+// deafSystemd keeps what it is to forget, so that no view is undone.
+type deafSystemd struct{ noSystemd }
+
+func (deafSystemd) Forget(string) error { return errors.New("no buffer space") }

@@ -133,7 +133,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.log.Error("this node is not what a secure node must be, sealed jobs are refused", zap.String("fault", f))
 	}
 	if d.dedicated() {
-		if err := d.lockForGood(ctx); err != nil {
+		if err := d.lockForGood(ctx, d.lockAtStart()); err != nil {
 			return fmt.Errorf("locking a dedicated node: %w", err)
 		}
 		return nil
@@ -148,10 +148,19 @@ func (d *Daemon) Start(ctx context.Context) error {
 
 func (d *Daemon) dedicated() bool { return d.policy.Class == policy.Dedicated }
 
+// lockAtStart lets nobody on a login node reach a job that may run, until
+// Recover has seen what a predecessor left.
+func (d *Daemon) lockAtStart() lockdown.Lock {
+	if left, err := d.journal.Load(); err != nil || len(left) > 0 {
+		return d.lock.InSession()
+	}
+	return d.lock
+}
+
 // lockForGood locks a dedicated node. What it finds before is of no interest:
 // it is never opened again but by a boot without Cloister.
-func (d *Daemon) lockForGood(ctx context.Context) error {
-	if err := d.lockNetwork(ctx, d.lock); err != nil {
+func (d *Daemon) lockForGood(ctx context.Context, lock lockdown.Lock) error {
+	if err := d.lockNetwork(ctx, lock); err != nil {
 		return err
 	}
 	if err := d.doors.Prepare(ctx); err != nil {

@@ -86,7 +86,7 @@ func (d *Daemon) clean(ctx context.Context, r *retry) {
 	if d.dedicated() && !r.failed {
 		d.unwatchLocked()
 		// The watches must not end with the question.
-		err := d.lockForGood(context.WithoutCancel(ctx))
+		err := d.lockForGood(context.WithoutCancel(ctx), d.lock)
 		if err == nil {
 			d.watchLocked(ctx, nil)
 		}
