@@ -3,12 +3,14 @@ package noded
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"cloister/noded/lockdown"
 	"cloister/noded/replay"
@@ -132,6 +134,60 @@ func TestANodeThatNobodyLockedIsNotLockedForAJournalThatCannotBeRead(t *testing.
 	}
 }
 
+// hungBus is a machine whose system bus takes connections and says nothing.
+func hungBus(t *testing.T) {
+	t.Helper()
+	old := startLimit
+	startLimit = 20 * time.Millisecond
+	t.Cleanup(func() { startLimit = old })
+	path := filepath.Join(t.TempDir(), "bus")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+}
+
+func TestANodeWhoseDoorsCannotBeReachedStillRecoversWhatWasLeft(t *testing.T) {
+	for _, class := range []policy.Class{policy.OnDemand, policy.Dedicated} {
+		t.Run(string(class), func(t *testing.T) {
+			hungBus(t)
+			d, dir := filtered(t, class)
+			var err error
+			if d.replay, err = replay.Open(filepath.Join(dir, "jobs")); err != nil {
+				t.Fatal(err)
+			}
+			r := &session.Record{ID: strings.Repeat("c", 32), Begun: []string{stepLock}}
+			if err := d.journal.Save(r); err != nil {
+				t.Fatal(err)
+			}
+			started := make(chan error, 1)
+			go func() { started <- d.Start(t.Context()) }()
+			select {
+			case err := <-started:
+				if err != nil {
+					t.Fatal(err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("noded waits for the bus")
+			}
+			until(t, "the node is drained if it is dedicated", func() bool {
+				return strings.HasPrefix(d.slurm.(*fakeSlurm).said(), "cloister: a dedicated node could not be locked") == d.dedicated()
+			})
+			if s := d.Status(); (s.State == "fenced") != d.dedicated() {
+				t.Errorf("the node is %s", s.State)
+			}
+			if err := d.Recover(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if left, err := d.journal.Load(); err != nil || len(left) > 0 {
+				t.Errorf("left is %v, %v", left, err)
+			}
+		})
+	}
+}
+
 // withoutBus is a machine with no system bus.
 func withoutBus(t *testing.T) { t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+t.TempDir()+"/none") }
 
@@ -162,7 +218,9 @@ func TestADedicatedNodeIsNotReachedFromLoginNodesBeforeItsSessionsAreUndone(t *t
 				}
 			}
 			narrow := func() bool { return d.filter.Check(t.Context(), d.lock.InSession()) == nil }
-			_ = d.Start(t.Context()) // the doors are another matter
+			if err := d.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			if narrow() != (c.left != nil) || !narrow() && d.filter.Check(t.Context(), d.lock) != nil {
 				t.Errorf("after the start login nodes are kept out: %v", narrow())
 			}

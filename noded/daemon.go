@@ -119,8 +119,13 @@ func New(c Config) *Daemon {
 		replay: c.Replay, runDir: c.RunDir, log: c.Log, records: c.Records, version: c.Version, started: time.Now().UTC(), systemd: c.Systemd, slurm: c.Slurm, lock: lockdown.FromPolicy(c.Policy), doors: lockdown.DoorsFromPolicy(c.Policy), passed: passed{}, watches: map[string]running{}}
 }
 
+// startLimit bounds what a start asks of the bus, below the unit's
+// TimeoutStartSec=. A variable for tests.
+var startLimit = 40 * time.Second
+
 // Start brings the node to where it must be before slurmd and sshd start: a
-// dedicated node locked.
+// dedicated node locked. One that cannot be is given up, for a noded that ended
+// here would neither adopt nor undo what its predecessor left, nor tell Slurm.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.note(audit.Entry{Event: audit.NodeStarted, Detail: fmt.Sprintf("version %s, %s", d.version, d.policy.Class)})
 	d.loadFence()
@@ -133,14 +138,22 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.log.Error("this node is not what a secure node must be, sealed jobs are refused", zap.String("fault", f))
 	}
 	if d.dedicated() {
-		if err := d.lockForGood(ctx, d.lockAtStart()); err != nil {
-			return fmt.Errorf("locking a dedicated node: %w", err)
+		err := d.lockForGood(ctx, d.lockAtStart())
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			if f := d.outOfService("a dedicated node could not be locked", err); f != nil {
+				go d.drain(f) // Slurm need not be up before noded
+			}
 		}
 		return nil
 	}
 	// So that the first session need not: systemd reads all of its units anew. A
 	// session whose doors are not guarded tries again, and is refused if it can't.
-	if err := d.doors.Prepare(ctx); err != nil {
+	bus, done := context.WithTimeout(ctx, startLimit)
+	defer done()
+	if err := d.doors.Prepare(bus); err != nil {
 		d.log.Error("the doors are not prepared", zap.Error(err))
 	}
 	return nil
@@ -163,10 +176,12 @@ func (d *Daemon) lockForGood(ctx context.Context, lock lockdown.Lock) error {
 	if err := d.lockNetwork(ctx, lock); err != nil {
 		return err
 	}
-	if err := d.doors.Prepare(ctx); err != nil {
+	bus, done := context.WithTimeout(ctx, startLimit)
+	defer done()
+	if err := d.doors.Prepare(bus); err != nil {
 		return err
 	}
-	if err := d.doors.Close(ctx); err != nil {
+	if err := d.doors.Close(bus); err != nil {
 		return err
 	}
 	d.watchClosed(ctx, nil)

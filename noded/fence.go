@@ -29,6 +29,15 @@ func (d *Daemon) fence(err error) { d.giveUp("a secure session could not be undo
 // giveUp takes the node out of service: noded launches nothing any more, Slurm
 // brings nothing. That lasts until somebody says cloister node recover.
 func (d *Daemon) giveUp(reason string, err error) {
+	if f := d.outOfService(reason, err); f != nil {
+		d.drain(f)
+	}
+}
+
+// outOfService is giveUp without Slurm, which the caller tells. It returns nil
+// if the node was given up before: the first reason counts, and Slurm has it or
+// will.
+func (d *Daemon) outOfService(reason string, err error) *status.Fence {
 	f := &status.Fence{Reason: reason, Detail: err.Error(), Since: time.Now().UTC()}
 	d.mu.Lock()
 	first := d.fenced == nil
@@ -40,13 +49,13 @@ func (d *Daemon) giveUp(reason string, err error) {
 	e.Event, e.Detail = audit.Fenced, reason+": "+err.Error()
 	d.note(e)
 	if !first {
-		return // the first reason counts, and Slurm has it or will
+		return nil
 	}
 	if err := d.saveFence(f); err != nil {
 		d.log.Error("a noded that is restarted will not know that the node was given up", zap.Error(err))
 	}
 	d.status()
-	d.drain(f)
+	return f
 }
 
 // drain tells Slurm, or goes on trying to.

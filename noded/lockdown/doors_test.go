@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -357,5 +358,34 @@ func TestDoorsWithoutABusAreAnError(t *testing.T) {
 	}
 	if err := d.openAll(soon(t), DoorState{Running: []string{"ssh.service"}}); err == nil {
 		t.Error("Open answered")
+	}
+}
+
+func TestABusThatTakesConnectionsAndSaysNothingIsNotWaitedForForEver(t *testing.T) {
+	old := reachLimit
+	reachLimit = 50 * time.Millisecond
+	t.Cleanup(func() { reachLimit = old })
+	path := t.TempDir() + "/bus"
+	l, err := net.Listen("unix", path) // the kernel takes connections for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+	d := Doors{Units: policy.DefaultDoors()}
+	for name, do := range map[string]func() error{
+		"preparing": func() error { return d.Prepare(t.Context()) },
+		"watching":  func() error { return d.Watch(t.Context(), func(string) {}) },
+	} {
+		over := make(chan error, 1)
+		go func() { over <- do() }()
+		select {
+		case err := <-over:
+			if err == nil || !strings.Contains(err.Error(), "no answer") {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s waits", name)
+		}
 	}
 }

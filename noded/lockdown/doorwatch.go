@@ -91,6 +91,8 @@ func (r *Reached) Watch(ctx context.Context, report func(string)) error {
 // and of their properties are not among them: every start has a job, and a look
 // at a unit that nothing needs makes systemd load it, announce it and forget it again.
 func subscribe(ctx context.Context, bus *dbus.Conn) error {
+	ctx, done := context.WithTimeout(ctx, lookLimit)
+	defer done()
 	rules := [][]dbus.MatchOption{
 		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, systemdName)},
 	}
@@ -110,6 +112,8 @@ func subscribe(ctx context.Context, bus *dbus.Conn) error {
 
 // listen makes systemd send its signals at all.
 func listen(ctx context.Context, bus *dbus.Conn) error {
+	ctx, done := context.WithTimeout(ctx, lookLimit)
+	defer done()
 	err := bus.Object(systemdName, systemdPath).CallWithContext(ctx, systemdManager+".Subscribe", 0).Err
 	if err != nil && !isDBusError(err, "org.freedesktop.systemd1.AlreadySubscribed") {
 		return fmt.Errorf("subscribing to systemd's announcements: %w", err)

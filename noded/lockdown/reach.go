@@ -3,6 +3,7 @@ package lockdown
 import (
 	"context"
 	"fmt"
+	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
@@ -17,12 +18,20 @@ type Reached struct {
 	keep    func() bool // lets the connection outlive the context of Reach
 }
 
+// reachLimit bounds the making of a connection: a bus that takes it and says
+// nothing would be waited for for ever. A variable for tests.
+var reachLimit = 30 * time.Second
+
 // Reach connects, over the system bus. The connection is closed by Done, by the
 // end of ctx, or with Watch, if that was called.
 func (d Doors) Reach(ctx context.Context) (*Reached, error) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
+	late := time.AfterFunc(reachLimit, cancel)
 	bus, err := dbus.ConnectSystemBus(dbus.WithContext(own))
+	if !late.Stop() {
+		err = fmt.Errorf("no answer within %s", reachLimit)
+	}
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("reaching systemd: %w", err)
