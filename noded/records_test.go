@@ -55,16 +55,13 @@ func recording(t *testing.T, class policy.Class) (d *Daemon, h *heard, dir strin
 	d, _ = idleDaemon(class)
 	h, dir = new(heard), t.TempDir()
 	d.runDir = dir
-	var err error
-	d.records, err = audit.Open(audit.Config{Dir: filepath.Join(dir, "audit"), Boot: strings.Repeat("0", 32), Node: "s2", Version: "test", Journal: func(r audit.Record, _ audit.Head) {
+	d.records = audit.Open(audit.Config{Dir: filepath.Join(dir, "audit"), Boot: strings.Repeat("0", 32), Node: "s2", Version: "test", Journal: func(r audit.Record, _ audit.Head) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.all = append(h.all, r)
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { d.records.Close() })
+	var err error
 	if d.journal, err = session.OpenJournal(filepath.Join(dir, "sessions")); err != nil {
 		t.Fatal(err)
 	}

@@ -229,15 +229,53 @@ func TestNodedStartsOnAFullDiskAndKeepsRecordsOnceThereIsRoom(t *testing.T) {
 	}
 }
 
-func TestADiskThatIsReadOnlyIsNoFullOne(t *testing.T) {
-	d := newDisk(t)
-	c, _ := d.config()
-	shut(t, open(t, c))
-	if err := unix.Mount("", d.dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
+// remount makes the file system read-only, or writable again.
+func (d disk) remount(flags uintptr) {
+	d.t.Helper()
+	if err := unix.Mount("", d.dir, "", unix.MS_REMOUNT|flags, "size=128k"); err != nil {
+		d.t.Fatal(err)
 	}
-	if l, err := Open(c); err == nil {
-		l.Close()
-		t.Error("noded starts without records")
+}
+
+func TestNodedStartsOnADiskThatTakesOrGivesNothingAndKeepsRecordsOnceItDoes(t *testing.T) {
+	quickly(t)
+	for name, c := range map[string]struct {
+		breaks, mends func(d disk, dir string) error
+	}{
+		"read-only": {
+			breaks: func(d disk, _ string) error { d.remount(unix.MS_RDONLY); return nil },
+			mends:  func(d disk, _ string) error { d.remount(0); return nil },
+		},
+		"a file that cannot be read": { // for root any other can
+			breaks: func(_ disk, dir string) error {
+				return errors.Join(os.Rename(filepath.Join(dir, fileName(1)), dir+"/kept"), os.Mkdir(filepath.Join(dir, fileName(1)), 0o700))
+			},
+			mends: func(_ disk, dir string) error {
+				return errors.Join(os.Remove(filepath.Join(dir, fileName(1))), os.Rename(dir+"/kept", filepath.Join(dir, fileName(1))))
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDisk(t)
+			config, told := d.config()
+			l := open(t, config)
+			add(t, l, Entry{Event: Trouble, Incident: Stranger})
+			shut(t, l)
+			if err := c.breaks(d, config.Dir); err != nil {
+				t.Fatal(err)
+			}
+			l = Open(config)
+			if _, err := l.Add(Entry{Event: Admitted}); err == nil {
+				t.Error("a record was taken that cannot be kept")
+			}
+			if s := l.State(); s.Failed == nil || Full(s.Failed) || s.Since.IsZero() {
+				t.Errorf("%+v", s) // the node would not be given up
+			}
+			if err := c.mends(d, config.Dir); err != nil {
+				t.Fatal(err)
+			}
+			goesOn(t, l, 0)
+			consistent(t, l.Dir, told, 1, 0)
+		})
 	}
 }

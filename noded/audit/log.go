@@ -45,7 +45,7 @@ type Log struct {
 	head   Head
 	counts Counters
 	events map[Event]uint64
-	// start is what Open could not do for want of room; file is nil until then.
+	// start is what Open could not do; file is nil until then.
 	start func() error
 	// failed is why nothing can be written at present, since when.
 	failed error
@@ -69,34 +69,44 @@ var (
 
 // Open goes on with the records in the directory. What a crash left of the
 // last one is marked as that; what more is wrong with them is an incident, and
-// a new file is begun. If the disk is full the Log has failed at first.
-func Open(c Config) (*Log, error) {
+// a new file is begun. If the disk does not let it, the Log has failed at first:
+// a noded that did not start would leave its predecessor's session as it is.
+func Open(c Config) *Log {
 	if c.maxFile == 0 {
 		c.maxFile, c.maxFiles = maxFile, maxFiles
-	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("opening the records: %w", err)
 	}
 	l := &Log{Config: c, counts: Counters{}, events: map[Event]uint64{}, limits: map[string]*bucket{},
 		flush: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), head: Head{Hash: none}}
 	l.flushed = sync.NewCond(&l.mu)
 	start, err := l.resume()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = l.attempt(start)
+	} else {
+		start = l.resumeAnew
 	}
-	if err := l.attempt(start); Full(err) {
+	if err != nil {
 		l.start = start
 		l.fail(err)
-	} else if err != nil {
-		return nil, err
 	}
 	go l.flusher()
-	return l, nil
+	return l
+}
+
+// resumeAnew is for attempt, where resume could not read what is there.
+func (l *Log) resumeAnew() error {
+	start, err := l.resume()
+	if err != nil {
+		return err
+	}
+	return start()
 }
 
 // resume finds the end of the chain. What it returns repairs what a crash left
 // there, and is for attempt.
 func (l *Log) resume() (start func() error, err error) {
+	if err := os.MkdirAll(l.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("opening the records: %w", err)
+	}
 	names, err := files(l.Dir)
 	if err != nil {
 		return nil, err

@@ -47,7 +47,7 @@ func openRecords(c Config, log *zap.Logger) (*audit.Log, error) {
 		if err := journal.Send(message(r), priority(r), fields(r, h)); err != nil {
 			log.Error(message(r), zap.Uint64("record", r.Seq), zap.NamedError("journal", err))
 		}
-	}})
+	}}), nil
 }
 
 // bootID reads the kernel's (random(4)) without its dashes.

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -23,6 +24,7 @@ import (
 	"cloister/noded/status"
 
 	"filippo.io/age"
+	"golang.org/x/sys/unix"
 )
 
 // asNoded names the directory of a noded that this test binary is started as.
@@ -231,6 +233,41 @@ func TestNodedAnswersWhoAsksFeedsItsWatchdogAndKeepsRecordsThroughEveryEnd(t *te
 	b, err := os.ReadFile(filepath.Join(dir, "state/audit/records-00000000000000000001.jsonl"))
 	if err != nil || strings.Count(string(b), `"event":"node-started"`) != 2+soon || strings.Count(string(b), `"event":"node-stopped"`) != 1+soon {
 		t.Errorf("recorded is %s, %v", b, err)
+	}
+}
+
+func TestNodedStartsOnADiskThatBecameReadOnly(t *testing.T) {
+	dir := install(t)
+	state := filepath.Join(dir, "state")
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, ""); err != nil {
+		t.Fatalf("this test must run as root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(state, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s := start(t, dir, time.Minute)
+	s.stdin.Close()
+	if err := s.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	expired, long := filepath.Join(state, "jobs", strings.Repeat("0", 32)), time.Unix(1, 0)
+	if err := errors.Join(os.WriteFile(expired, nil, 0o600), os.Chtimes(expired, long, long)); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Mount("", state, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) { // a child that was being started has its files still
+			t.Fatal(err)
+		}
+	}
+	s = start(t, dir, time.Minute)
+	if st := s.ask(t); st.State != status.Unfit || !strings.Contains(st.Records, "read-only") {
+		t.Errorf("the node is %s, records: %q", st.State, st.Records)
 	}
 }
 
