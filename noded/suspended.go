@@ -95,10 +95,22 @@ func (d *Daemon) takeBack(ctx context.Context, l *live) {
 	}()
 }
 
+// takeBackOnce reports whether there is nothing left to do.
 func (d *Daemon) takeBackOnce(ctx context.Context, l *live) bool {
+	if l.heldBack.Load() && d.heldByOthers(l) {
+		return true
+	}
 	err := d.holdBack(ctx, l, false)
 	if err != nil {
 		d.log.Error("the node stays drained, for a job that was suspended and has ended, to be tried again", zap.Uint32("job", l.slurmJob), zap.Error(err))
 	}
 	return err == nil
+}
+
+// heldByOthers: the node is drained for another reason by now, whose own end
+// takes that back. It was given up, or the job of a newer session is suspended.
+func (d *Daemon) heldByOthers(l *live) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fenced != nil || d.busy != nil && d.busy != l && d.busy.heldBack.Load()
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -194,6 +195,35 @@ func TestANodeThatSlurmDoesNotTakeBackAtOnceIsBackLater(t *testing.T) {
 	l.heldBack.Store(true)
 	d.letGo(t.Context(), l)
 	until(t, "the node is back", s.has("", "resume"))
+}
+
+func TestWhatDrainsTheNodeMeanwhileIsNotTakenBackWithTheSuspension(t *testing.T) {
+	for name, meanwhile := range map[string]func(t *testing.T, d *Daemon){
+		"a newer job is suspended": func(t *testing.T, d *Daemon) {
+			newer := newLive(8)
+			newer.heldBack.Store(true)
+			if !d.take(newer) {
+				t.Fatal("the node is taken")
+			}
+		},
+		"the node is given up": func(_ *testing.T, d *Daemon) { d.giveUp("it cannot be kept locked", errors.New("no socket")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &drainingSlurm{reason: suspendedReason, fail: 1}
+			s.drained = new(atomic.Int32)
+			d, _, _ := recording(t, policy.OnDemand)
+			d.slurm = s
+			l := newLive(7)
+			l.heldBack.Store(true)
+			if d.takeBackOnce(t.Context(), l) {
+				t.Fatal("it did not try again what failed")
+			}
+			meanwhile(t, d)
+			if !d.takeBackOnce(t.Context(), l) || !s.has(suspendedReason)() {
+				t.Errorf("it became %q by %v, or goes on trying", s.reason, s.did)
+			}
+		})
+	}
 }
 
 func TestANodedThatFindsNoSessionTakesBackWhatItsPredecessorDrainedForOne(t *testing.T) {
