@@ -57,6 +57,9 @@ func (d *Daemon) forget() {
 // Serve, but after systemd was told that noded is ready: it starts units that
 // are ordered after noded.
 func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
+	if d.recovering != nil {
+		defer close(d.recovering)
+	}
 	store := sort(kept)
 	defer store.close()
 	life := store[keptLifeline]
@@ -96,15 +99,18 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		log.Warn("undoing a session that a predecessor left")
 		store.close() // an open namespace would keep the volumes in use
 		l := newLive(r.Job)
-		l.run, l.record = runOf(r), r
+		d.begin(l, runOf(r), r)
+		d.take(l) // for whoever asks what the node does
 		if err := session.Undo(d.journal, r, d.steps(l, nil)); err != nil {
 			stuck = true
 			d.fence(fmt.Errorf("undoing session %s: %w", r.ID, err))
 			if err := d.holdLock(ctx, r); err != nil {
 				return err
 			}
+			d.release(l)
 			continue
 		}
+		d.release(l)
 		go d.cancel(r.Job, log) // Slurm need not be up before noded
 	}
 	if d.dedicated() {
@@ -125,6 +131,18 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// awaitRecovery waits until it is known which sessions were left, and those that
+// do not go on are undone: nobody else may undo, or miss, one meanwhile.
+func (d *Daemon) awaitRecovery(ctx context.Context) {
+	if d.recovering == nil {
+		return
+	}
+	select {
+	case <-d.recovering:
+	case <-ctx.Done():
+	}
 }
 
 // runOf is the run that a session is of, as its journal has it.

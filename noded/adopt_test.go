@@ -15,6 +15,7 @@ import (
 	"cloister/noded/lockdown"
 	"cloister/noded/replay"
 	"cloister/noded/session"
+	"cloister/noded/status"
 	"cloister/policy"
 
 	"github.com/vishvananda/netns"
@@ -238,3 +239,64 @@ func TestADedicatedNodeIsNotReachedFromLoginNodesBeforeItsSessionsAreUndone(t *t
 type deafSystemd struct{ noSystemd }
 
 func (deafSystemd) Forget(string) error { return errors.New("no buffer space") }
+
+// slowSystemd says that it is to forget something, and waits until it may.
+type slowSystemd struct {
+	noSystemd
+	asked, may chan struct{}
+}
+
+func (s slowSystemd) Forget(string) error {
+	select {
+	case s.asked <- struct{}{}:
+	case <-s.may:
+	}
+	<-s.may
+	return nil
+}
+
+func TestWhileWhatWasLeftIsUndoneTheNodeIsTakenAndNobodyElseUndoesIt(t *testing.T) {
+	withoutBus(t)
+	d, dir := filtered(t, policy.OnDemand)
+	var err error
+	if d.replay, err = replay.Open(filepath.Join(dir, "jobs")); err != nil {
+		t.Fatal(err)
+	}
+	s := slowSystemd{asked: make(chan struct{}), may: make(chan struct{})}
+	d.systemd = s
+	if err := d.journal.Save(&session.Record{ID: strings.Repeat("c", 32), Job: 7, User: "alice", Begun: []string{stepView}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan *status.Recovery, 2)
+	for _, ask := range []func(context.Context) *status.Recovery{d.Retry, d.Release} { // before it is known whether it goes on
+		go func() { answers <- ask(t.Context()) }()
+	}
+	recovered := make(chan error, 1)
+	go func() { recovered <- d.Recover(t.Context(), nil) }()
+	<-s.asked
+	if st := d.Status(); st.Session == nil || st.Session.Job != 7 || st.Session.User != "alice" || st.Session.Phase != stepView {
+		t.Errorf("the node says that it has %+v", st.Session)
+	}
+	select {
+	case r := <-answers:
+		t.Errorf("answered meanwhile: %+v", r)
+	case <-s.asked:
+		t.Error("undone twice at once")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(s.may)
+	if err := <-recovered; err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if r := <-answers; !r.Recovered {
+			t.Errorf("in the end: %+v", r)
+		}
+	}
+	if st := d.Status(); st.Session != nil {
+		t.Errorf("in the end the node has %+v", st.Session)
+	}
+}

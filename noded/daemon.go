@@ -101,6 +101,9 @@ type Daemon struct {
 	doors      lockdown.Doors
 	adopted    sync.WaitGroup
 	opening    sync.WaitGroup // doors that were opened and whose units start
+	// recovering is closed once Recover knows of every session that was left; nil
+	// before Start.
+	recovering chan struct{}
 
 	mu sync.Mutex
 	// busy is what the node is taken by: a session, from its first look at
@@ -128,6 +131,7 @@ var startLimit = 40 * time.Second
 // here would neither adopt nor undo what its predecessor left, nor tell Slurm.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.note(audit.Entry{Event: audit.NodeStarted, Detail: fmt.Sprintf("version %s, %s", d.version, d.policy.Class)})
+	d.recovering = make(chan struct{})
 	d.loadFence()
 	if n, err := d.replay.Purge(time.Now()); err != nil { // a disk that does not take the next job's mark refuses the job
 		d.log.Error("jobs that expired are not forgotten", zap.Error(err))

@@ -19,6 +19,7 @@ const releasePoll = 50 * time.Millisecond
 // leaves a session to the next one.
 func (d *Daemon) Release(ctx context.Context) *status.Recovery {
 	r := new(retry)
+	d.awaitRecovery(ctx)
 	d.mu.Lock()
 	l := d.busy
 	d.mu.Unlock()

@@ -34,6 +34,7 @@ func (r *retry) line(what string, err error) bool {
 func (d *Daemon) Retry(ctx context.Context) *status.Recovery {
 	r := new(retry)
 	defer d.status()
+	d.awaitRecovery(ctx)
 	l := newLive(0)
 	if !d.take(l) { // so that nothing begins meanwhile
 		r.line("waiting for the session that has the node", errors.New("it goes on"))
