@@ -126,8 +126,17 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		l.heldBack.Store(true) // by a predecessor, perhaps, for a job that is over
 		go d.takeBack(ctx, l)  // Slurm need not be up before noded
 		d.forget()
-		if err := d.closeStrays(ctx); err != nil && ctx.Err() == nil {
+		err := d.closeStrays(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
 			d.fence(err)
+		}
+		if len(records) == 0 && !d.dedicated() {
+			if err := d.openLeft(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return ctx.Err()
@@ -169,20 +178,41 @@ func (d *Daemon) holdLock(ctx context.Context, r *session.Record) error {
 // holdUnknown keeps a node locked as a session may have left it of which nobody
 // knows: its processes belong to nobody and are ended.
 func (d *Daemon) holdUnknown(ctx context.Context) error {
-	locked, err := d.filter.Exists()
-	if err == nil && !locked {
-		locked, err = d.doors.Closed()
-	}
-	if err != nil {
+	locked, err := d.locked()
+	if err != nil || !locked {
 		return err
-	}
-	if !locked {
-		return nil
 	}
 	if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil {
 		return err
 	}
 	d.watchLocked(ctx, nil)
+	return nil
+}
+
+// locked reports whether anything of a lock is in force.
+func (d *Daemon) locked() (bool, error) {
+	there, err := d.filter.Exists()
+	if err != nil || there {
+		return there, err
+	}
+	return d.doors.Closed()
+}
+
+// openLeft opens an on-demand node that is locked for no session: the journal's
+// entry was taken away. One that was given up stays as it is, and is watched.
+func (d *Daemon) openLeft(ctx context.Context) error {
+	if d.givenUp() != nil {
+		return d.holdUnknown(ctx)
+	}
+	locked, err := d.locked()
+	if err != nil || !locked {
+		return err
+	}
+	d.log.Warn("opening a node that is locked for no session; what ran before its doors were closed is not known, start it by hand")
+	if err := d.openUnknown(ctx); err != nil {
+		d.giveUp("a lock that was left could not be undone", err)
+		return d.holdUnknown(ctx)
+	}
 	return nil
 }
 

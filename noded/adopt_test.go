@@ -135,6 +135,48 @@ func TestANodeThatNobodyLockedIsNotLockedForAJournalThatCannotBeRead(t *testing.
 	}
 }
 
+func TestALockThatIsLeftWithoutASessionIsUndone(t *testing.T) {
+	t.Run("at the start", func(t *testing.T) {
+		d, _ := filtered(t, policy.OnDemand)
+		if err := d.filter.Apply(t.Context(), d.lock.InSession()); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Recover(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if there, err := d.filter.Exists(); there || err != nil || d.Status().State != "in-service" {
+			t.Errorf("a table: %v, %v; %+v", there, err, d.Status())
+		}
+	})
+	t.Run("of a node that was given up, when it is recovered", func(t *testing.T) {
+		d, entry, _ := unreadable(t, policy.OnDemand)
+		if err := d.filter.Apply(t.Context(), d.lock.InSession()); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Recover(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(entry); err != nil {
+			t.Fatal(err)
+		}
+		next, _ := filtered(t, policy.OnDemand) // noded is started anew
+		next.runDir, next.filter = d.runDir, d.filter
+		d.unwatch(watchFilter)
+		next.loadFence()
+		if err := next.Recover(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if there, err := next.filter.Exists(); !there || err != nil || !next.watching(watchFilter) {
+			t.Errorf("a table: %v, %v; watched: %v", there, err, next.watching(watchFilter))
+		}
+		next.unwatch(watchFilter)
+		r := next.Retry(t.Context())
+		if there, err := next.filter.Exists(); !r.Recovered || there || err != nil {
+			t.Errorf("not opened: %+v, %v", r, err)
+		}
+	})
+}
+
 // hungBus is a machine whose system bus takes connections and says nothing.
 func hungBus(t *testing.T) {
 	t.Helper()

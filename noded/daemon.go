@@ -175,7 +175,8 @@ func (d *Daemon) lockAtStart() lockdown.Lock {
 }
 
 // lockForGood locks a dedicated node. What it finds before is of no interest:
-// it is never opened again but by a boot without Cloister.
+// it is never opened again but by a boot without Cloister, or with a policy that
+// makes it an on-demand one.
 func (d *Daemon) lockForGood(ctx context.Context, lock lockdown.Lock) error {
 	if err := d.lockNetwork(ctx, lock); err != nil {
 		return err

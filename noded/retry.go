@@ -79,10 +79,8 @@ func (d *Daemon) clean(ctx context.Context, r *retry) {
 		r.line("looking for sessions that are left: none", nil)
 	}
 	r.line("closing volumes that no session owns", d.closeStrays(ctx))
-	if !d.dedicated() && !r.failed && d.watching(watchFilter) { // by holdUnknown
-		l := newLive(0)
-		l.record = new(session.Record)
-		r.line("opening the node; what ran before its doors were closed is not known, start it by hand", d.openNode(ctx, l))
+	if !d.dedicated() && !r.failed {
+		d.openForgotten(ctx, r)
 	}
 	if d.dedicated() && !r.failed {
 		d.unwatchLocked()
@@ -93,6 +91,25 @@ func (d *Daemon) clean(ctx context.Context, r *retry) {
 		}
 		r.line("locking the node", err)
 	}
+}
+
+// openForgotten opens a node that is locked though no session is known.
+func (d *Daemon) openForgotten(ctx context.Context, r *retry) {
+	locked, err := d.locked()
+	if err != nil {
+		r.line("looking for a lock that is left", err)
+		return
+	}
+	if locked || d.watching(watchFilter) {
+		r.line("opening the node; what ran before its doors were closed is not known, start it by hand", d.openUnknown(ctx))
+	}
+}
+
+// openUnknown opens a node of whose doors nobody knows which were open.
+func (d *Daemon) openUnknown(ctx context.Context) error {
+	l := newLive(0)
+	l.record = new(session.Record)
+	return d.openNode(ctx, l)
 }
 
 // resume takes the node out of noded's own drain. An administrator's is left.
