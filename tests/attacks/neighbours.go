@@ -153,6 +153,10 @@ func secondJob(ctx context.Context, s *deploy.Site, v Victim) error {
 	}
 	placed := ""
 	for end := time.Now().Add(40 * time.Second); placed == "" && time.Now().Before(end); time.Sleep(time.Second) {
+		// noded has the node drained; who controls Slurm takes that back.
+		if _, err := s.Run(ctx, cluster.Head, "timeout 20 scontrol update nodename=s2 state=resume 2>&1"); err != nil {
+			return err
+		}
 		e, err := s.Look(ctx, id)
 		if err != nil {
 			return err
