@@ -61,14 +61,19 @@ static bool put_owner(struct cl_writer *w, spank_t sp)
 /*
  * The job's nodes. Slurm 24.11 answers 0 for the batch step; there slurmstepd
  * itself sets the variable (env_array_for_batch_job), over what the user gave.
+ * Who controls Slurm can also send tasks under the batch step's number: those
+ * would have their input and a prolog from outside.
  */
 static bool put_nodes(struct cl_writer *w, spank_t sp)
 {
 	char text[12], *end;
+	uint32_t tasks_on;
 	unsigned long n;
 
 	if (!cl_step.batch)
 		return put_item(w, sp, "nnodes", S_JOB_NNODES);
+	if (!number(sp, S_JOB_NNODES, &tasks_on) || tasks_on != 0)
+		return false;
 	if (spank_getenv(sp, "SLURM_JOB_NUM_NODES", text, sizeof(text)) !=
 	    ESPANK_SUCCESS)
 		return false;

@@ -90,6 +90,7 @@ func TestAnOddRequestIsSentAwayAndLeavesNoDescriptor(t *testing.T) {
 		{"a proof without its claim", with("step", "step=0\x00proof="+strings.Repeat("5a", 32)), nil},
 		{"a short proof", with("step", "step=0\x00proof=5a"), fd(good)},
 		{"a proof in capitals", with("step", "step=0\x00proof="+strings.Repeat("5A", 32)), fd(good)},
+		{"a batch step of two tasks", with("ntasks", "ntasks=2"), fd(good)},
 		{"a proof with a batch step", with("", "proof="+strings.Repeat("5a", 32)), fd(good)},
 		{"a name twice", with("", "name=a\x00name=a"), fd(good)},
 		{"a long name", with("", "name="+strings.Repeat("x", 256)), fd(good)},

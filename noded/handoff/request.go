@@ -129,6 +129,9 @@ func parseLaunch(datagram []byte) (*Request, error) {
 	if r.Batch() && r.Proof != "" {
 		return nil, errors.New("a batch step with a step's proof")
 	}
+	if r.Batch() && r.Tasks != 1 {
+		return nil, fmt.Errorf("a batch step of %d tasks", r.Tasks)
+	}
 	if r.Batch() && len(r.Arguments) == 0 {
 		return nil, errors.New("a batch step without a script")
 	}

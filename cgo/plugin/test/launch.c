@@ -20,8 +20,8 @@ enum { ARGUMENTS = 3000, LONG = 60, SEALED = 40 * 1024 };
 
 struct cl_step cl_step;
 
-/* What Slurm says of the step. */
-static uint32_t step;
+/* What Slurm says of the step. Of a batch step it knows no nodes. */
+static uint32_t step, nodes;
 static char **arguments;
 static int narguments;
 
@@ -42,7 +42,8 @@ spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
 		*va_arg(ap, gid_t **) = NULL;
 		*va_arg(ap, int *) = 0;
 	} else {
-		*va_arg(ap, uint32_t *) = item == S_JOB_STEPID ? step : 1;
+		*va_arg(ap, uint32_t *) = item == S_JOB_STEPID ? step :
+					  item == S_JOB_NNODES ? nodes : 1;
 	}
 	va_end(ap);
 	return ESPANK_SUCCESS;
@@ -112,6 +113,7 @@ int cl_sit_in_view(int mount_ns)
 static void launch(uint32_t id, int n, bool secure)
 {
 	step = id;
+	nodes = id != SLURM_BATCH_SCRIPT;
 	narguments = n;
 	asked = 0;
 	cl_step = (struct cl_step){ .lifeline = -1 };
@@ -139,6 +141,12 @@ int main(void)
 	CHECK("as many as can be sealed", whole && args == SEALED / LONG);
 	launch(SLURM_BATCH_SCRIPT, ARGUMENTS, true);
 	CHECK("not more than fit", !whole);
+
+	/* tasks that are sent under the batch step's number */
+	step = SLURM_BATCH_SCRIPT, nodes = 1, narguments = 1, asked = 0;
+	cl_step = (struct cl_step){ .lifeline = -1 };
+	cl_launch(NULL, 0, NULL, true);
+	CHECK("tasks are no batch script", !asked && cl_step.state == CL_REFUSED);
 	free(arguments);
 	printf(failed ? "launch: FAILED\n" : "launch: ok\n");
 	return failed;
