@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -136,10 +138,11 @@ func endHeadless(t *testing.T) {
 	}
 	held.Close()
 	status := fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)
+	limit := time.Now().Add(20 * time.Second)
 	for b := []byte(nil); !bytes.Contains(b, []byte("State:\tZ")); time.Sleep(time.Millisecond) {
 		var err error
-		if b, err = os.ReadFile(status); err != nil || soon(t).Err() != nil {
-			t.Fatal(err)
+		if b, err = os.ReadFile(status); err != nil || time.Now().After(limit) {
+			t.Fatalf("%s, %v", b, err)
 		}
 	}
 	if _, err := EndForeign(soon(t), 500, ""); err != nil {
@@ -208,6 +211,24 @@ func reap(ctx context.Context) <-chan struct{} {
 		}
 	}()
 	return done
+}
+
+// A user with subordinate groups can be in as many as setgroups(2) takes.
+func TestAProcessOfManyGroupsKeepsNoOtherFromBeingSeen(t *testing.T) {
+	noProcesses(t)
+	dir := procDir + "/90000001"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	status := "Name:\tsh\nState:\tZ (zombie)\nUid:\t2001\t2001\t2001\t2001\nGroups:\t" + strings.Repeat("1000000 ", 65536) + "\nThreads:\t1\n"
+	for name, text := range map[string]string{"status": status, "cgroup": "0::/system.slice/cron.service\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if killed, err := EndForeign(soon(t), 500, ""); err != nil || len(killed) > 0 {
+		t.Errorf("%v %v", killed, err)
+	}
 }
 
 func TestProcessesOfTheKeptCgroupLive(t *testing.T) {

@@ -1,7 +1,6 @@
 package lockdown
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -143,15 +142,13 @@ func process(pid int) (*Process, error) {
 
 func (p *Process) readStatus() error {
 	path := filepath.Join(procDir, strconv.Itoa(p.PID), "status")
-	f, err := os.Open(path)
+	b, err := os.ReadFile(path) // its line of groups can be of any length
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	uids := false
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		name, value, _ := strings.Cut(s.Text(), ":")
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(line, ":")
 		value = strings.TrimSpace(value)
 		switch name {
 		case "Name":
@@ -177,9 +174,6 @@ func (p *Process) readStatus() error {
 		if uids && (!p.ended || name == "Threads") {
 			break // Name and State come before, Threads after (proc_pid_status(5))
 		}
-	}
-	if err := s.Err(); err != nil {
-		return err
 	}
 	if !uids && !p.ended {
 		return fmt.Errorf("reading %s: it names no uid", path)
