@@ -61,7 +61,8 @@ func (d *Daemon) usingUpSpare(ctx context.Context, a *admission) (end func()) {
 	if !a.spareLeft() {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// A key server says of an expired token what it says of one that was taken.
+	ctx, cancel := context.WithDeadline(ctx, a.whole.Expires)
 	done := make(chan struct{})
 	go func(token secret.Bytes, about audit.Entry) {
 		defer close(done)

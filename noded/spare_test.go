@@ -108,7 +108,7 @@ func lossy(t *testing.T, c kms.Config, lose func(path string) loss) kms.Config {
 
 // runsOnce is the admission of a job of alice's with that spare token.
 func runsOnce(spare secret.Bytes) *admission {
-	m := &sealed.Manifest{Job: strings.Repeat("a", 32), Spare: string(spare.Reveal())}
+	m := &sealed.Manifest{Expires: time.Now().Add(time.Hour), Job: strings.Repeat("a", 32), Spare: string(spare.Reveal())}
 	return &admission{request: &handoff.Request{Job: 7, Step: handoff.BatchStep}, run: onlyRun, user: account.Account{Name: "alice"}, whole: m, manifest: m}
 }
 
@@ -196,7 +196,7 @@ func TestTheSpareOfAJobThatRunsOnceIsUsedUpAndOneThatIsGoneIsAnIncident(t *testi
 	// An array's spare is for the tasks to come, one that the node has used is
 	// its own.
 	several := *a
-	several.whole = &sealed.Manifest{Runs: &sealed.Runs{Tasks: []uint32{1, 2}, Attempts: 1}, Spare: a.whole.Spare}
+	several.whole = &sealed.Manifest{Expires: time.Now().Add(time.Hour), Runs: &sealed.Runs{Tasks: []uint32{1, 2}, Attempts: 1}, Spare: a.whole.Spare}
 	use(t.Context(), &several)
 	used := *a
 	used.question.spare = true
