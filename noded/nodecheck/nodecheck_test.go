@@ -107,6 +107,8 @@ func TestEachFaultIsNamed(t *testing.T) {
 		{"slurm.conf", conf + "JobContainerType=job_container/tmpfs\n", "JobContainerType"},
 		{"slurm.conf", conf + "ProctrackType=proctrack/linuxproc\n", "proctrack/cgroup"},
 		{"slurm.conf", conf + "PlugStackConfig=/tmp/p.conf\n", "PlugStackConfig=/tmp/p.conf"},
+		{"slurm.conf", conf + "SlurmdParameters=l3cache_as_socket,contain_spank\n", "a copy of slurmstepd"},
+		{"oci.conf", "ContainerPath=/tmp/%j\n", "its owner did not seal"},
 		{"conf", "", "configuration from the controller"},
 		{"plugstack.conf", "absent", "plugstack.conf of its own"},
 		{"plugstack.conf", "optional cloister.so node=dedicated\n", "not required"},

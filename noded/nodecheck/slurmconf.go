@@ -94,6 +94,7 @@ var rules = []rule{
 	{name: "unkillablestepprogram", allowed: []string{"", "(null)"}, why: "it does not run behind the walls around slurmstepd"},
 	{name: "prologflags", words: []string{"x11"}, why: "X11 forwarding is a way into and out of the job"},
 	{name: "launchparameters", words: []string{"enable_nss_slurm"}, why: "users and groups would come from the controller, not from the node"},
+	{name: "slurmdparameters", words: []string{"contain_spank"}, why: "the plugin would work in a copy of slurmstepd, and slurmstepd keep what it holds of the session"},
 	{name: "jobcontainertype", allowed: []string{"", "(null)", "job_container/none"}, why: "Slurm would move the job into mounts of its own"},
 	{name: "proctracktype", allowed: []string{"proctrack/cgroup"}, why: "a session is ended by its control group: proctrack/cgroup"},
 	{name: "plugstackconfig", allowed: []string{"", "/etc/slurm/plugstack.conf"}, why: "the plugin is looked for in /etc/slurm/plugstack.conf"},
@@ -117,12 +118,20 @@ func (n Node) slurmConf() []string {
 		}
 		wrong = append(wrong, where+": sbatch --get-user-env would run the user's profile outside the session")
 	}
+	if oci := filepath.Join(filepath.Dir(path), "oci.conf"); !absent(oci) {
+		wrong = append(wrong, oci+" is there: sbatch --container would run a job in a root file system that its owner did not seal; remove it")
+	}
 	for _, r := range rules {
 		if got, ok := s[r.name]; ok && !r.allows(got.value) {
 			wrong = append(wrong, fmt.Sprintf("%s has %s=%s: %s; change that line", got.at, properName[r.name], got.value, r.why))
 		}
 	}
 	return wrong
+}
+
+func absent(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 func (r rule) allows(value string) bool {
@@ -149,7 +158,7 @@ func (r rule) allows(value string) bool {
 var properName = map[string]string{
 	"usepam": "UsePAM", "taskprolog": "TaskProlog", "taskepilog": "TaskEpilog", "unkillablestepprogram": "UnkillableStepProgram",
 	"prologflags": "PrologFlags", "launchparameters": "LaunchParameters", "jobcontainertype": "JobContainerType",
-	"proctracktype": "ProctrackType", "plugstackconfig": "PlugStackConfig",
+	"slurmdparameters": "SlurmdParameters", "proctracktype": "ProctrackType", "plugstackconfig": "PlugStackConfig",
 }
 
 // configless refuses a node where slurmd took its files from the controller:
