@@ -87,8 +87,11 @@ func rightsOf(u account.Account) userfile.User {
 // admit decides whether the job of a launch may run. It changes nothing.
 func (d *Daemon) admit(ctx context.Context, r *handoff.Request, t *laps) (_ *admission, err error) {
 	a := &admission{request: r, claimed: make(chan error, 1)}
-	if a.user, err = accountOf(r); err != nil {
-		return nil, err
+	if a.user, err = account.Lookup(r.UID); err != nil {
+		return nil, refusal(err.Error(), "ask the administrator to add you to the secure nodes")
+	}
+	if err := a.user.Check(r.GID, r.Groups); err != nil && !mutant.Removed(mutant.OwnUserDatabase) {
+		return nil, refusal(err.Error(), nextAdministrator)
 	}
 	if err := d.verify(a); err != nil {
 		return nil, err
@@ -120,19 +123,6 @@ func (d *Daemon) admit(ctx context.Context, r *handoff.Request, t *laps) (_ *adm
 	}
 	t.end("files")
 	return a, nil
-}
-
-// accountOf is the user of a launch as this node knows her: a launch that
-// would give her other groups is refused.
-func accountOf(r *handoff.Request) (account.Account, error) {
-	user, err := account.Lookup(r.UID)
-	if err != nil {
-		return user, refusal(err.Error(), "ask the administrator to add you to the secure nodes")
-	}
-	if err := user.Check(r.GID, r.Groups); err != nil && !mutant.Removed(mutant.OwnUserDatabase) {
-		return user, refusal(err.Error(), nextAdministrator)
-	}
-	return user, nil
 }
 
 // verify checks signature, binding, place, time and policy, in that order:

@@ -78,9 +78,7 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 		if slices.Contains(r.Begun, stepRun) && !r.Releasing && life != nil {
 			c, err := handoff.Adopt(life)
 			if err == nil {
-				if err := d.lockNetwork(ctx, d.lock.InSession()); err != nil { // whatever happened meanwhile
-					return err
-				}
+				locked := d.lockNetwork(ctx, d.lock.InSession()) // whatever happened meanwhile
 				l := newLive(r.Job)
 				l.heldBack.Store(true) // by a predecessor, perhaps
 				d.begin(l, runOf(r), r)
@@ -92,6 +90,10 @@ func (d *Daemon) Recover(ctx context.Context, kept []*os.File) error {
 				d.watchLocked(ctx, nil)
 				adopted = append(adopted, r.ID)
 				d.adopted.Go(func() { d.goOn(ctx, c, l, log) })
+				if locked != nil {
+					l.end(locked)
+					d.giveUp("the node cannot be kept locked", locked)
+				}
 				continue
 			}
 			log.Error("adopting a session", zap.Error(err))

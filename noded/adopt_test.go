@@ -177,12 +177,18 @@ func TestALockThatIsLeftWithoutASessionIsUndone(t *testing.T) {
 	})
 }
 
-// hungBus is a machine whose system bus takes connections and says nothing.
-func hungBus(t *testing.T) {
+// impatient has noded wait for nothing at its start.
+func impatient(t *testing.T) {
 	t.Helper()
 	old := startLimit
 	startLimit = 20 * time.Millisecond
 	t.Cleanup(func() { startLimit = old })
+}
+
+// hungBus is a machine whose system bus takes connections and says nothing.
+func hungBus(t *testing.T) {
+	t.Helper()
+	impatient(t)
 	path := filepath.Join(t.TempDir(), "bus")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -232,7 +238,10 @@ func TestANodeWhoseDoorsCannotBeReachedStillRecoversWhatWasLeft(t *testing.T) {
 }
 
 // withoutBus is a machine with no system bus.
-func withoutBus(t *testing.T) { t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+t.TempDir()+"/none") }
+func withoutBus(t *testing.T) {
+	impatient(t)
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+t.TempDir()+"/none")
+}
 
 func TestADedicatedNodeIsNotReachedFromLoginNodesBeforeItsSessionsAreUndone(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -126,6 +126,9 @@ func New(c Config) *Daemon {
 // TimeoutStartSec=. A variable for tests.
 var startLimit = 40 * time.Second
 
+// startPause is the time between two tries of that.
+const startPause = time.Second
+
 // Start brings the node to where it must be before slurmd and sshd start: a
 // dedicated node locked. One that cannot be is given up, for a noded that ended
 // here would neither adopt nor undo what its predecessor left, nor tell Slurm.
@@ -142,7 +145,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.log.Error("this node is not what a secure node must be, sealed jobs are refused", zap.String("fault", f))
 	}
 	if d.dedicated() {
-		err := d.lockForGood(ctx, d.lockAtStart())
+		err := d.lockInTime(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -164,6 +167,25 @@ func (d *Daemon) Start(ctx context.Context) error {
 }
 
 func (d *Daemon) dedicated() bool { return d.policy.Class == policy.Dedicated }
+
+// lockInTime locks a dedicated node within startLimit: a bus that starts anew is
+// away for a moment.
+func (d *Daemon) lockInTime(ctx context.Context) error {
+	ctx, done := context.WithTimeout(ctx, startLimit)
+	defer done()
+	for {
+		err := d.lockForGood(ctx, d.lockAtStart())
+		if err == nil {
+			return nil
+		}
+		d.log.Warn("locking a dedicated node, to be tried again", zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(startPause):
+		}
+	}
+}
 
 // lockAtStart lets nobody on a login node reach a job that may run, until
 // Recover has seen what a predecessor left.

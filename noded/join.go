@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"cloister/mutant"
+	"cloister/noded/account"
 	"cloister/noded/audit"
 	"cloister/noded/handoff"
 	"cloister/noded/stepproof"
@@ -90,8 +91,11 @@ func (d *Daemon) proven(r *handoff.Request, l *live) (*stepproof.Claim, error) {
 	if r.UID != l.record.UID {
 		return nil, refusal("the step is not of the job's owner", nextStep)
 	}
-	if _, err := accountOf(r); err != nil {
-		return nil, err
+	// As the node's database had her when the job was admitted: a directory server
+	// is out of reach now.
+	owner := account.Account{GID: l.record.GID, Groups: l.record.Groups, Name: l.record.User}
+	if err := owner.Check(r.GID, r.Groups); err != nil && !mutant.Removed(mutant.OwnUserDatabase) {
+		return nil, refusal(err.Error(), nextAdministrator)
 	}
 	if r.Proof == "" {
 		return nil, refusal("the step does not prove that it was started inside the secure job", nextStep)
@@ -110,6 +114,9 @@ func (d *Daemon) proven(r *handoff.Request, l *live) (*stepproof.Claim, error) {
 	}
 	if claim.Nodes != 1 {
 		return nil, refusal("a step of several nodes", "run it on the node of the job alone")
+	}
+	if claim.Tasks != r.Tasks {
+		return nil, refusal(fmt.Sprintf("a step of %d tasks was started, and this one has %d", claim.Tasks, r.Tasks), nextStep)
 	}
 	return claim, nil
 }

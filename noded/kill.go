@@ -2,6 +2,7 @@ package noded
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"cloister/noded/cgroup"
@@ -43,8 +44,9 @@ func (d *Daemon) cutOff(job cgroup.Job) {
 // server among themselves, until it is stopped: for while the node is locked, when
 // all of people's processes are to end.
 func (d *Daemon) freePeople(ctx context.Context) (stop func()) {
-	ctx, stop = context.WithCancel(ctx)
-	go func() {
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
@@ -59,8 +61,11 @@ func (d *Daemon) freePeople(ctx context.Context) (stop func()) {
 				d.log.Info("cut people's processes off from FUSE file systems of their own", zap.Strings("connections", aborted))
 			}
 		}
-	}()
-	return stop
+	})
+	return func() { // when it returns, what is mounted from then on is safe
+		cancel()
+		done.Wait()
+	}
 }
 
 // watchStuck frees processes that Slurm has killed and waits for: it tells noded

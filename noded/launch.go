@@ -217,7 +217,7 @@ func (d *Daemon) run(ctx context.Context, c *handoff.Conn, l *live, started time
 	log = log.With(zap.String("session", a.manifest.Job), zap.String("run", a.id()), zap.String("user", a.user.Name))
 	log.Info("admitted", zap.Duration("took", time.Since(started)))
 	run := a.run // a pointer into a would keep all of it, with its tokens, for as long as the record
-	d.begin(l, a.run, &session.Record{ID: a.manifest.Job, Job: l.slurmJob, Run: &run, Stepd: c.PID(), UID: a.user.UID, GID: a.user.GID, User: a.user.Name, Cgroup: group, Started: started.UTC()})
+	d.begin(l, a.run, &session.Record{ID: a.manifest.Job, Job: l.slurmJob, Run: &run, Stepd: c.PID(), UID: a.user.UID, GID: a.user.GID, Groups: a.user.Groups, User: a.user.Name, Cgroup: group, Started: started.UTC()})
 	admitted := d.noteAdmitted(l, started)
 	steps := d.steps(l, a)
 	if err := session.Run(setup, d.journal, l.record, steps); err != nil {

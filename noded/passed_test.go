@@ -91,7 +91,7 @@ func TestAStepOfTheJobItselfThatCameBeforeItsScriptKeepsItAway(t *testing.T) {
 	cgroups(t)
 	job := cgroup.Job{Scope: "/slurmstepd.scope", ID: 7}
 	populate := func(step, populated string) {
-		group := filepath.Join(cgroup.Root, job.Scope, "job_7", step, "user")
+		group := filepath.Join(cgroup.Root, job.Scope, "job_7", step)
 		if err := os.MkdirAll(group, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -74,16 +74,17 @@ const (
 // Batch is the control group of the job's batch script relative to Root.
 func (j Job) Batch() string { return filepath.Join(j.Path(), batch) }
 
-// Steps names the steps in which the job runs something, besides its batch
-// script. What ssh adopts into the extern step is a person's, and ended as such.
+// Steps names the steps that the job has here besides its batch script, by their
+// slurmstepds or tasks. What ssh adopts into the extern step is a person's, and
+// ended as such.
 func (j Job) Steps() ([]string, error) {
-	groups, err := filepath.Glob(filepath.Join(j.dir(), "step_*", "user"))
+	groups, err := filepath.Glob(filepath.Join(j.dir(), "step_*"))
 	if err != nil {
 		return nil, fmt.Errorf("listing the steps of job %d: %w", j.ID, err)
 	}
 	var steps []string
 	for _, g := range groups {
-		name := filepath.Base(filepath.Dir(g))
+		name := filepath.Base(g)
 		if name == batch || name == extern {
 			continue
 		}

@@ -32,9 +32,10 @@ type Record struct {
 	// Run says which run of the sealed job it is; nil in the journal of a noded
 	// that did not note it.
 	Run *sealed.Run `json:"run,omitempty"`
-	// UID, GID and User are the job's owner by the node's own database.
+	// UID, GID, Groups and User are the job's owner by the node's own database.
 	UID     uint32     `json:"uid"`
 	GID     uint32     `json:"gid"`
+	Groups  []uint32   `json:"groups,omitempty"`
 	User    string     `json:"user"`
 	Cgroup  cgroup.Job `json:"cgroup"`
 	Started time.Time  `json:"started"`
