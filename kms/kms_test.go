@@ -5,8 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -145,65 +143,5 @@ func TestATokenThatTheEmbeddedServerKnowsToBeExpiredIsNotAnIncident(t *testing.T
 	time.Sleep(2 * time.Second)
 	if _, err := k.client(t).Redeem(t.Context(), tok.Token); !errors.Is(err, kms.ErrExpired) || errors.Is(err, kms.ErrUsed) {
 		t.Errorf("%v, want ErrExpired", err)
-	}
-}
-
-func TestTheUsersTokenIsFoundWhereBaoAndVaultLeaveIt(t *testing.T) {
-	home, cloister := t.TempDir(), t.TempDir()
-	t.Setenv("HOME", home)
-	t.Setenv("BAO_TOKEN", "")
-	t.Setenv("VAULT_TOKEN", "")
-	expect := func(want, source string) {
-		t.Helper()
-		tok, from, err := kms.UserToken(cloister, "lab")
-		if err != nil || string(tok.Reveal()) != want || from != source {
-			t.Errorf("from %q, %v; want %s from %s", from, err, want, source)
-		}
-	}
-	_, _, err := kms.UserToken(cloister, "lab")
-	if !errors.Is(err, kms.ErrNoUserToken) || !strings.Contains(err.Error(), filepath.Join(cloister, "kms-token")) {
-		t.Errorf("with no token anywhere: %v", err)
-	}
-	write := func(path, text string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	vault, own := filepath.Join(home, ".vault-token"), filepath.Join(cloister, "kms-token")
-	write(vault, "s.vault")
-	expect("s.vault", vault)
-	write(own, "s.own\n")
-	expect("s.own", own)
-	site := kms.TokenPath(cloister, "lab")
-	if err := os.MkdirAll(filepath.Dir(site), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	write(kms.TokenPath(cloister, "other"), "s.other")
-	expect("s.own", own)
-	write(site, "s.site\n")
-	expect("s.site", site)
-	t.Setenv("VAULT_TOKEN", "s.vaultenv")
-	expect("s.vaultenv", "VAULT_TOKEN")
-	t.Setenv("BAO_TOKEN", "s.baoenv")
-	expect("s.baoenv", "BAO_TOKEN")
-	t.Setenv("BAO_TOKEN", "")
-	t.Setenv("VAULT_TOKEN", "")
-	if err := os.Remove(site); err != nil {
-		t.Fatal(err)
-	}
-
-	for name, text := range map[string]string{"two lines": "s.CANARY\ns.CANARY\n", "empty": "", "long": strings.Repeat("CANARY", 2000)} {
-		write(own, text)
-		if _, _, err := kms.UserToken(cloister, "lab"); err == nil || strings.Contains(err.Error(), "CANARY") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	write(own, "s.own\n")
-	if err := os.Chmod(own, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := kms.UserToken(cloister, "lab"); err == nil || !strings.Contains(err.Error(), "chmod 600") {
-		t.Errorf("a token that others can read: %v", err)
 	}
 }

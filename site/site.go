@@ -28,6 +28,7 @@ import (
 
 	"cloister/image"
 	"cloister/kms"
+	"cloister/secret"
 	"cloister/span"
 )
 
@@ -231,6 +232,16 @@ func (f *File) classes() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// UserToken finds the user's own token for the file's KMS: home/kms-token counts if
+// no other cluster's site file was added to home. See kms.UserToken.
+func (f *File) UserToken(home string) (token secret.Bytes, source string, err error) {
+	known, err := List(home)
+	if err != nil {
+		return secret.Bytes{}, "", err
+	}
+	return kms.UserToken(home, f.Cluster, f.KMS.Address, slices.Equal(known, []string{f.Cluster}))
 }
 
 // Client makes the KMS client that the file describes; 0 is kms.DefaultTimeout.

@@ -39,7 +39,8 @@ func newUserAdd(p *place) *cobra.Command {
 		Short: "Add a user and hand out their token",
 		Long: `add makes a user and prints their token, or writes it to a new file with mode
 0600. The server keeps its SHA-256 only: a lost token means a new user. The user
-saves it as kms-token in Cloister's directory, on Linux ~/.config/cloister. It works
+saves it as kms-token in Cloister's directory, on Linux ~/.config/cloister, or, with
+site files of several clusters, gives it to cloister login --method token. It works
 at once, also while the server runs, and until the user is removed.
 
 With --no-token the user has to log in, with a password that user passwd sets, and

@@ -78,9 +78,9 @@ Sealed jobs that wait go on; to revoke one you have to log in again.`,
 
 // atKMS is the KMS of a cluster and Cloister's directory.
 type atKMS struct {
-	home    string
-	cluster string
-	client  *kms.Client
+	home   string
+	site   *site.File
+	client *kms.Client
 }
 
 func openKMS(cluster string) (*atKMS, error) {
@@ -96,7 +96,7 @@ func openKMS(cluster string) (*atKMS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &atKMS{home, f.Cluster, client}, nil
+	return &atKMS{home, f, client}, nil
 }
 
 func (a *app) login(ctx context.Context, in io.Reader, f loginFlags) error {
@@ -130,7 +130,7 @@ func (a *app) login(ctx context.Context, in io.Reader, f loginFlags) error {
 	if err != nil {
 		return err
 	}
-	path := kms.TokenPath(k.home, k.cluster)
+	path := kms.TokenPath(k.home, k.site.Cluster)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("keeping your token: %w", err)
 	}
@@ -138,11 +138,6 @@ func (a *app) login(ctx context.Context, in io.Reader, f loginFlags) error {
 		return fmt.Errorf("keeping your token: %w", err)
 	}
 	a.status(k, holder)
-	for _, name := range []string{"BAO_TOKEN", "VAULT_TOKEN"} {
-		if os.Getenv(name) != "" {
-			a.note("%s is set and goes before it: unset it.\n", name)
-		}
-	}
 	return nil
 }
 
@@ -152,7 +147,7 @@ func (a *app) status(k *atKMS, h kms.Holder) {
 	if h.Life > 0 {
 		until = "until " + time.Now().Add(h.Life).Format(time.RFC3339)
 	}
-	a.printf("%s: logged in as %s %s\n", k.cluster, h.Name, until)
+	a.printf("%s: logged in as %s %s\n", k.site.Cluster, h.Name, until)
 }
 
 func (a *app) loginUserpass(ctx context.Context, k *atKMS, in io.Reader, f loginFlags) (kms.Login, error) {
@@ -165,7 +160,7 @@ func (a *app) loginUserpass(ctx context.Context, k *atKMS, in io.Reader, f login
 			return kms.Login{}, err
 		}
 	}
-	password, err := a.line(in, "Password of "+name+" for the KMS of "+k.cluster+": ")
+	password, err := a.line(in, "Password of "+name+" for the KMS of "+k.site.Cluster+": ")
 	if err != nil {
 		return kms.Login{}, err
 	}
@@ -198,7 +193,7 @@ func (a *app) loginCheck(ctx context.Context, cluster string) error {
 	if err != nil {
 		return err
 	}
-	token, source, err := kms.UserToken(k.home, k.cluster)
+	token, source, err := k.site.UserToken(k.home)
 	if err != nil {
 		return err
 	}
@@ -225,9 +220,9 @@ func (a *app) logout(ctx context.Context, cluster string) error {
 	if err != nil {
 		return err
 	}
-	path := kms.TokenPath(k.home, k.cluster)
+	path := kms.TokenPath(k.home, k.site.Cluster)
 	if _, err := os.Lstat(path); err != nil {
-		return advice.Refuse("cloister login --check says which token counts", "you are not logged in to %s", k.cluster)
+		return advice.Refuse("cloister login --check says which token counts", "you are not logged in to %s", k.site.Cluster)
 	}
 	token, err := kms.ReadToken(path)
 	if err != nil {
@@ -245,6 +240,6 @@ func (a *app) logout(ctx context.Context, cluster string) error {
 	if revoked != nil {
 		a.note("The KMS did not know the token any more.\n")
 	}
-	a.printf("%s: logged out\n", k.cluster)
+	a.printf("%s: logged out\n", k.site.Cluster)
 	return nil
 }

@@ -79,8 +79,9 @@ Exit status: 0 success, 1 failure of the machine, the network or a server,
 or key, 5 the volume is in use, 6 an authenticated volume was altered or an older
 one was put in its place, 7 the node refuses sealed jobs, 130 interrupted.
 
-Environment: CLOISTER_HOME is where keys and configuration live. BAO_TOKEN and
-VAULT_TOKEN hold your token for the KMS, else cloister login has put it there.`,
+Environment: CLOISTER_HOME is where keys and configuration live. Without a cloister
+login, your token for the KMS may be in BAO_TOKEN or VAULT_TOKEN, if BAO_ADDR or
+VAULT_ADDR is that KMS's address.`,
 		Version:       fmt.Sprintf("%s (sealed job format %d)", version, sealed.Format),
 		SilenceErrors: true,
 		SilenceUsage:  true,

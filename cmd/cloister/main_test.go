@@ -116,6 +116,7 @@ func setup(env *testscript.Env) error {
 		}
 	}
 	env.Setenv("CLOISTER_HOME", home)
+	env.Setenv("KMS", "https://"+l.Addr().String())
 	env.Setenv("SSH_AUTH_SOCK", "")
 	return nil
 }

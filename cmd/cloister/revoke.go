@@ -12,7 +12,6 @@ import (
 	"cloister/client/advice"
 	"cloister/client/jobs"
 	"cloister/client/sealing"
-	"cloister/kms"
 	"cloister/sealed"
 	"cloister/site"
 
@@ -54,7 +53,7 @@ func (a *app) revoke(ctx context.Context, job string) error {
 	if err != nil {
 		return err
 	}
-	token, source, err := kms.UserToken(home, r.Cluster)
+	token, source, err := f.UserToken(home)
 	if err != nil {
 		return err
 	}

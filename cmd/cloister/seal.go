@@ -12,7 +12,6 @@ import (
 	"cloister/client/directives"
 	"cloister/client/sealing"
 	"cloister/client/signing"
-	"cloister/kms"
 	"cloister/sealed"
 	"cloister/site"
 
@@ -109,7 +108,7 @@ func (a *app) seal(ctx context.Context, script string, f sealFlags) error {
 	}
 	o.KMS = client
 	var source string
-	if o.UserToken, source, err = kms.UserToken(home, o.Site.Cluster); err != nil {
+	if o.UserToken, source, err = o.Site.UserToken(home); err != nil {
 		return err
 	}
 	defer o.UserToken.Wipe()

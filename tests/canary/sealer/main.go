@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if o.UserToken, _, err = kms.UserToken(home, o.Site.Cluster); err != nil {
+	if o.UserToken, _, err = o.Site.UserToken(home); err != nil {
 		return err
 	}
 	defer o.UserToken.Wipe()
