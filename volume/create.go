@@ -56,7 +56,8 @@ var ErrExists = errors.New("already exists")
 
 // Create makes a volume from a directory or a tar stream. It writes to a
 // temporary file beside Path, syncs it and renames it; on any error or when ctx
-// ends nothing stays behind. The caller keeps Pinned and Keys: without them the
+// ends nothing stays behind, unless the renaming itself is what failed: then the
+// volume may be there, now or once a server or disk is back. The caller keeps Pinned and Keys: without them the
 // volume is lost.
 func Create(ctx context.Context, o CreateOptions) (Pinned, Keys, error) {
 	p, k, err := create(ctx, o)

@@ -105,7 +105,7 @@ func (s *Store) Put(v Volume) error {
 	if err := v.Pinned.Validate(); err != nil {
 		return fmt.Errorf("keeping a volume's keys: %w", err)
 	}
-	path := s.path(v.Pinned.UUID)
+	path := s.Path(v.Pinned.UUID)
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("keeping a volume's keys: %s is there already", path)
 	}
@@ -164,7 +164,7 @@ func (s *Store) writeFile(f file) error {
 		return err
 	}
 	defer clear(b)
-	return atomicfile.Write(s.path(f.UUID), append(b, '\n'), 0o600)
+	return atomicfile.Write(s.Path(f.UUID), append(b, '\n'), 0o600)
 }
 
 // Get reads the file of the volume with that UUID; ErrUnknown if there is none.
@@ -193,12 +193,12 @@ func (s *Store) Describe(uuid string) (Volume, error) {
 func (s *Store) open(f file) (Volume, error) {
 	if f.Format == formatSealed {
 		if err := s.openSealed(&f); err != nil {
-			return Volume{}, fmt.Errorf("reading %s: %w", s.path(f.UUID), err)
+			return Volume{}, fmt.Errorf("reading %s: %w", s.Path(f.UUID), err)
 		}
 	}
 	v, err := f.volume()
 	if err != nil {
-		return Volume{}, fmt.Errorf("reading %s: %w", s.path(f.UUID), err)
+		return Volume{}, fmt.Errorf("reading %s: %w", s.Path(f.UUID), err)
 	}
 	return v, nil
 }
@@ -223,7 +223,7 @@ func (s *Store) read(uuid string) (file, error) {
 	if err := luks2.ValidUUID(uuid); err != nil {
 		return file{}, fmt.Errorf("looking for a volume's keys: %w", err)
 	}
-	b, err := readSmall(s.path(uuid))
+	b, err := readSmall(s.Path(uuid))
 	defer clear(b)
 	if errors.Is(err, fs.ErrNotExist) {
 		return file{}, fmt.Errorf("%w in %s (UUID %s)", ErrUnknown, s.dir, uuid)
@@ -233,7 +233,7 @@ func (s *Store) read(uuid string) (file, error) {
 	}
 	f, err := decode(b, uuid)
 	if err != nil {
-		return file{}, fmt.Errorf("reading %s: %w", s.path(uuid), err)
+		return file{}, fmt.Errorf("reading %s: %w", s.Path(uuid), err)
 	}
 	return f, nil
 }
@@ -332,10 +332,11 @@ func (s *Store) Remove(uuid string) error {
 	if err := luks2.ValidUUID(uuid); err != nil {
 		return err
 	}
-	if err := os.Remove(s.path(uuid)); err != nil {
+	if err := os.Remove(s.Path(uuid)); err != nil {
 		return fmt.Errorf("removing a volume's keys: %w", err)
 	}
 	return nil
 }
 
-func (s *Store) path(uuid string) string { return filepath.Join(s.dir, uuid+suffix) }
+// Path is where the file of the volume with that UUID is, for messages.
+func (s *Store) Path(uuid string) string { return filepath.Join(s.dir, uuid+suffix) }

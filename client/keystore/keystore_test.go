@@ -95,11 +95,11 @@ func TestAFileThatWasNotWrittenHereIsRefused(t *testing.T) {
 		}
 	}
 	uuid := v.Pinned.UUID
-	good, err := os.ReadFile(s.path(uuid))
+	good, err := os.ReadFile(s.Path(uuid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	swapped, err := os.ReadFile(s.path(other.Pinned.UUID))
+	swapped, err := os.ReadFile(s.Path(other.Pinned.UUID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestAFileThatWasNotWrittenHereIsRefused(t *testing.T) {
 		"something after":    text + "{}",
 		"larger than served": text + strings.Repeat(" ", maxFile),
 	} {
-		if err := os.WriteFile(s.path(uuid), []byte(bad), 0o600); err != nil {
+		if err := os.WriteFile(s.Path(uuid), []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		_, err := s.Get(uuid)
@@ -139,7 +139,7 @@ func FuzzDecode(f *testing.F) {
 	if err := s.Put(v); err != nil {
 		f.Fatal(err)
 	}
-	b, err := os.ReadFile(s.path(v.Pinned.UUID))
+	b, err := os.ReadFile(s.Path(v.Pinned.UUID))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func FuzzDecode(f *testing.F) {
 	if err := s.Protect(secret.New([]byte("a long passphrase"))); err != nil {
 		f.Fatal(err)
 	}
-	if b, err = os.ReadFile(s.path(v.Pinned.UUID)); err != nil {
+	if b, err = os.ReadFile(s.Path(v.Pinned.UUID)); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b)

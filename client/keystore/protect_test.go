@@ -50,7 +50,7 @@ func TestAProtectedStoreKeepsKeysWithoutAskingAndGivesThemOutForThePassphrase(t 
 		t.Fatal(err)
 	}
 	for _, v := range []Volume{old, young} {
-		text := read(t, s.path(v.Pinned.UUID))
+		text := read(t, s.Path(v.Pinned.UUID))
 		key := v.Keys.VolumeKey.Encode()
 		if strings.Contains(text, string(key.Reveal()[:20])) || strings.Contains(text, "volume_key") {
 			t.Error("a key is in the clear")
@@ -120,7 +120,7 @@ func TestASealedKeyDoesNotServeAnotherVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	var fa, fb file
-	if err := errors.Join(json.Unmarshal([]byte(read(t, s.path(a.Pinned.UUID))), &fa), json.Unmarshal([]byte(read(t, s.path(b.Pinned.UUID))), &fb)); err != nil {
+	if err := errors.Join(json.Unmarshal([]byte(read(t, s.Path(a.Pinned.UUID))), &fa), json.Unmarshal([]byte(read(t, s.Path(b.Pinned.UUID))), &fb)); err != nil {
 		t.Fatal(err)
 	}
 	fa.Sealed = fb.Sealed
@@ -128,7 +128,7 @@ func TestASealedKeyDoesNotServeAnotherVolume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path(a.Pinned.UUID), text, 0o600); err != nil {
+	if err := os.WriteFile(s.Path(a.Pinned.UUID), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Get(a.Pinned.UUID); err == nil || !strings.Contains(err.Error(), "another volume") {

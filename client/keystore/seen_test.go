@@ -69,12 +69,12 @@ func TestAStateThatNoNodeWritesIsRefused(t *testing.T) {
 	if err := s.Put(v); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(s.path(v.Pinned.UUID))
+	b, err := os.ReadFile(s.Path(v.Pinned.UUID))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{strings.Replace(string(b), jobA, "x", 1), strings.Replace(string(b), `"counter": 2`, `"counter": 0`, 1)} {
-		if err := os.WriteFile(s.path(v.Pinned.UUID), []byte(bad), 0o600); err != nil {
+		if err := os.WriteFile(s.Path(v.Pinned.UUID), []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Describe(v.Pinned.UUID); err == nil || errors.Is(err, ErrUnknown) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,16 +161,25 @@ func (a *app) volumeCreate(ctx context.Context, o volume.CreateOptions) error {
 	return nil
 }
 
-// isVolume reports whether the file is the volume of that UUID: what failed
-// then failed after the volume had its name, and its keys must stay.
-func isVolume(path, uuid string) bool {
+// isGone reports whether it is certain that the volume of that UUID is not at
+// path, in the directory that was dir: there is none, or another one. What failed
+// may have failed after the volume had its name, because a server or a disk went
+// away. Then nothing can be seen there, or what the disk was mounted on, and
+// without its keys the volume would be lost when it is back.
+func isGone(path, uuid string, dir fs.FileInfo) bool {
+	if now, err := os.Stat(filepath.Dir(path)); err != nil || !os.SameFile(dir, now) {
+		return false
+	}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
 	h, err := volume.Info(path)
-	return err == nil && h.UUID == uuid
+	return err == nil && h.UUID != uuid
 }
 
 // keepAndMake runs doMake, which makes a volume with the options in o, such that
 // its keys are in the store before the volume's file has its name, and leave
-// it again if that comes to nothing.
+// it again if that certainly came to nothing.
 func (a *app) keepAndMake(name, label, what string, o *volume.CreateOptions, doMake func() (volume.Pinned, volume.Keys, error)) (volume.Pinned, error) {
 	home, err := homeDir()
 	if err != nil {
@@ -180,7 +190,11 @@ func (a *app) keepAndMake(name, label, what string, o *volume.CreateOptions, doM
 		return volume.Pinned{}, err
 	}
 	kept := ""
-	o.Keep = func(p volume.Pinned, k volume.Keys) error {
+	var dir fs.FileInfo
+	o.Keep = func(p volume.Pinned, k volume.Keys) (err error) {
+		if dir, err = os.Stat(filepath.Dir(o.Path)); err != nil {
+			return err
+		}
 		if err := store.Put(keystore.Volume{Name: name, Label: label, Created: time.Now(), Pinned: p, Keys: k}); err != nil {
 			return err
 		}
@@ -191,8 +205,12 @@ func (a *app) keepAndMake(name, label, what string, o *volume.CreateOptions, doM
 	o.Progress = p.step
 	pinned, keys, err := doMake()
 	p.clear()
-	if err != nil && kept != "" && !isVolume(o.Path, kept) {
+	switch {
+	case err == nil || kept == "":
+	case isGone(o.Path, kept, dir):
 		err = errors.Join(err, store.Remove(kept))
+	default:
+		a.note("%s may be the new volume %s all the same: its keys stay in %s.\n", o.Path, kept, store.Path(kept))
 	}
 	keys.Wipe()
 	return pinned, err
