@@ -4,7 +4,8 @@
 // encrypts and signs.
 //
 // It either writes a complete sealed job or leaves nothing behind: on an error
-// the tokens are revoked and the new keys forgotten.
+// the tokens are revoked and the new keys forgotten. Only if the job may have been
+// written and a token could not be revoked do the keys and the record stay.
 package sealing
 
 import (
@@ -109,6 +110,9 @@ func Seal(ctx context.Context, o Options) (_ *Result, err error) {
 		}
 		if left := s.undo(); left > 0 {
 			err = fmt.Errorf("%w; %d of %d tokens could not be revoked and end by themselves on %s", err, left, len(s.accessors), s.m.Expires.Format(time.DateOnly))
+			if s.recorded {
+				err = fmt.Errorf("%w, or with cloister revoke %s; the keys of its results are kept, as it may have been written", err, s.m.Job)
+			}
 		}
 	}()
 	if err := s.replace(); err != nil {
@@ -160,7 +164,9 @@ type sealing struct {
 }
 
 // undo forgets what would serve nobody, and returns how many tokens it could not
-// revoke. Keys that stay open nothing.
+// revoke. With such a token the sealed job runs, if it is there: its file may have
+// got its name before the error. So the keys of its results stay, and the record,
+// which revokes it.
 func (s *sealing) undo() (left int) {
 	ctx, cancel := context.WithTimeout(context.Background(), revokeTime+time.Duration(len(s.accessors))*revokeEach)
 	defer cancel()
@@ -168,6 +174,9 @@ func (s *sealing) undo() (left int) {
 		if s.o.KMS.Revoke(ctx, s.o.UserToken, a) != nil {
 			left++
 		}
+	}
+	if left > 0 && s.recorded {
+		return left
 	}
 	for _, uuid := range s.kept {
 		_ = s.store.Remove(uuid)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"cloister/client/jobs"
 	"cloister/client/keystore"
 	"cloister/kms"
 	"cloister/sealed"
@@ -254,6 +255,32 @@ func TestTokensThatCannotBeRevokedAreTold(t *testing.T) {
 	o, _ := options(t, &fakeKMS{failAt: 2, deaf: true}, create)
 	if _, err := Seal(t.Context(), o); !errors.Is(err, kms.ErrUnreachable) || !strings.Contains(err.Error(), "1 of 1 tokens could not be revoked") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestAJobThatMayRunHasItsKeysAndItsRecord has the writing of the sealed job fail,
+// after which nobody knows here whether it is there, as the KMS cannot be reached.
+func TestAJobThatMayRunHasItsKeysAndItsRecord(t *testing.T) {
+	k := &fakeKMS{deaf: true}
+	o, _ := options(t, k, create)
+	o.Out = filepath.Join(filepath.Dir(o.Out), "missing", "job.sealed")
+	_, err := Seal(t.Context(), o)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "2 of 2 tokens could not be revoked") {
+		t.Fatal(err)
+	}
+	_, job, _ := strings.Cut(err.Error(), "cloister revoke ")
+	job, _, _ = strings.Cut(job, ";")
+	r, err := jobs.Get(o.Home, job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := keystore.In(o.Home).Named("results.luks")
+	if err != nil || len(kept) != 1 {
+		t.Errorf("the keys of %d volumes are kept, %v", len(kept), err)
+	}
+	k.deaf = false
+	if done, err := Revoke(t.Context(), o.Home, k, secret.Bytes{}, r, k.now); err != nil || done.Revoked != 2 {
+		t.Errorf("revoking it: %+v, %v", done, err)
 	}
 }
 
