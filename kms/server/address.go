@@ -5,10 +5,19 @@ import (
 	"time"
 )
 
-// perNetwork is how many addresses' worth a /64 of IPv6 has together. One host can
-// have all its addresses, so they cannot each have a limit alone; but it may also
-// be a whole cluster's, of which one address must not take all.
-const perNetwork = 4
+// How many addresses' worth a /64 of IPv6 has together. One host can have all its
+// addresses, so they cannot each have a limit alone; but it may also be a whole
+// cluster's, whose nodes a few hosts of an ordinary job must not keep from the KMS.
+const (
+	// More hosts than a job usually has, and still a bound for one that has all
+	// addresses: it does no more than so many hosts with one each.
+	requestsPerNetwork = 64
+	// A login costs a hash that is made to be slow: two cores do about nine a
+	// second, of which one network can take four. Nodes do not log in.
+	loginsPerNetwork = 8
+	// Connections are a share of a fixed number: at most half of all.
+	connsPerNetwork = 4
+)
 
 // origin is whose limits a request falls under.
 type origin struct {
@@ -30,11 +39,12 @@ func originOf(remote string) origin {
 	return origin{a.String(), net.String()}
 }
 
-// originBuckets hold back an address, and a network with perNetwork times as much.
+// originBuckets hold back an address, and a network with a multiple of that.
 type originBuckets struct{ addresses, networks *buckets }
 
-func newOriginBuckets(burst int, every time.Duration) originBuckets {
-	return originBuckets{newBuckets(burst, every), newBuckets(perNetwork*burst, every/perNetwork)}
+func newOriginBuckets(burst int, every time.Duration, perNetwork int) originBuckets {
+	// Of nothing, nobody would ever be held back.
+	return originBuckets{newBuckets(burst, every), newBuckets(perNetwork*burst, max(1, every/time.Duration(perNetwork)))}
 }
 
 func (b originBuckets) full(o origin, now time.Time) bool {

@@ -68,8 +68,8 @@ func TestAHostWithManyAddressesDoesNotTakeTheConnectionsOfAll(t *testing.T) {
 		}
 	}
 	held := accepted(from...)
-	if len(held) != perNetwork*most {
-		t.Errorf("%d connections, want %d", len(held), perNetwork*most)
+	if len(held) != connsPerNetwork*most {
+		t.Errorf("%d connections, want %d", len(held), connsPerNetwork*most)
 	}
 	if n := len(accepted("2001:db8:0:1::1", "10.0.0.1")); n != 2 {
 		t.Errorf("%d connections of two other networks", n)
@@ -98,18 +98,18 @@ func TestAHostWithManyAddressesIsHeldBackAsOne(t *testing.T) {
 		return rec.Code
 	}
 	served := func(network, what, token string, want int) (n int) {
-		for i := range 10 * most {
+		for i := range 2 * requestsPerNetwork * most {
 			if ask(fmt.Sprintf("[%s:%x::1]:1", network, i), what, token) == want {
 				n++
 			}
 		}
 		return n
 	}
-	if n := served("2001:db8:0:1", "lookup", w.Token, 200); n != perNetwork*most {
-		t.Errorf("%d lookups, want %d", n, perNetwork*most)
+	if n := served("2001:db8:0:1", "lookup", w.Token, 200); n != requestsPerNetwork*most {
+		t.Errorf("%d lookups, want %d", n, requestsPerNetwork*most)
 	}
-	if n := served("2001:db8:0:2", "unwrap", "ckw.nothing", 400); n != perNetwork*most {
-		t.Errorf("%d refused unwraps, want %d", n, perNetwork*most)
+	if n := served("2001:db8:0:2", "unwrap", "ckw.nothing", 400); n != requestsPerNetwork*most {
+		t.Errorf("%d refused unwraps, want %d", n, requestsPerNetwork*most)
 	}
 	if code := ask("[2001:db8:0:2:ffff::1]:1", "unwrap", w.Token); code != 429 {
 		t.Errorf("a good one of that network: %d", code)
@@ -121,17 +121,64 @@ func TestAHostWithManyAddressesIsHeldBackAsOne(t *testing.T) {
 	if code := ask("[2001:db8:0:2:ffff::1]:1", "unwrap", w.Token); code != 200 {
 		t.Errorf("half a minute later: %d", code)
 	}
-	const guesses = 3 * perNetwork * loginsFromBurst
+	const guesses = 3 * loginsPerNetwork * loginsFromBurst
 	n := 0
 	for i := range guesses {
 		if k.loginsFrom.take(originOf(fmt.Sprintf("[2001:db8:0:4:%x::1]:1", i)), k.clock) {
 			n++
 		}
 	}
-	if n != perNetwork*loginsFromBurst {
-		t.Errorf("%d logins, want %d", n, perNetwork*loginsFromBurst)
+	if n != loginsPerNetwork*loginsFromBurst {
+		t.Errorf("%d logins, want %d", n, loginsPerNetwork*loginsFromBurst)
 	}
 	if !k.loginsFrom.take(originOf("10.0.0.1:1"), k.clock.Add(time.Second)) {
 		t.Error("an address of IPv4 is held back with them")
+	}
+}
+
+// TestAFewHostsDoNotKeepTheirNetworkFromTheServer has the hosts of a job, all of one
+// network, do as much as each of them can.
+func TestAFewHostsDoNotKeepTheirNetworkFromTheServer(t *testing.T) {
+	const (
+		most  = 5
+		hosts = 7
+	)
+	k := newKMS(t, Config{MaxRefused: most, MaxLookups: most})
+	w := k.wrapOK(k.user, `{"a":1}`, "60")
+	ask := func(host int, what, token string) int {
+		r := httptest.NewRequest("PUT", "/v1/sys/wrapping/"+what, strings.NewReader(`{"token":"`+token+`"}`))
+		r.RemoteAddr = fmt.Sprintf("[2001:db8::%x]:1", host)
+		rec := httptest.NewRecorder()
+		k.Handler().ServeHTTP(rec, r)
+		return rec.Code
+	}
+	const bystander = 0xaaaa
+	logIn := func(host int) bool {
+		return k.loginsFrom.take(originOf(fmt.Sprintf("[2001:db8::%x]:1", host)), k.clock)
+	}
+	for host := range hosts {
+		for range 2 * most {
+			ask(host, "lookup", w.Token)
+		}
+		for range 2 * loginsFromBurst {
+			logIn(host)
+		}
+	}
+	if code := ask(bystander, "lookup", w.Token); code != 200 {
+		t.Errorf("a lookup of another host: %d", code)
+	}
+	if !logIn(bystander) {
+		t.Error("another host cannot log in")
+	}
+	for host := range hosts {
+		for range 2 * most {
+			ask(host, "unwrap", "ckw.nothing")
+		}
+		if code := ask(host, "unwrap", "ckw.nothing"); code != 429 {
+			t.Errorf("host %d is not held back: %d", host, code)
+		}
+	}
+	if code := ask(bystander, "unwrap", w.Token); code != 200 {
+		t.Errorf("an unwrap of another host: %d", code)
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // perAddress closes at once what comes from an address that has max connections
-// open already, or from a network with perNetwork times as many, so that one host
+// open already, or from a network with connsPerNetwork times as many, so that one host
 // cannot take all that there are.
 type perAddress struct {
 	net.Listener
@@ -36,12 +36,12 @@ func (l *perAddress) Accept() (net.Conn, error) {
 func (l *perAddress) take(from origin) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[from.address] >= l.max || l.open[from.network] >= perNetwork*l.max {
+	if l.open[from.address] >= l.max || l.open[from.network] >= connsPerNetwork*l.max {
 		return false
 	}
 	l.add(from.address, l.max)
 	if from.network != "" {
-		l.add(from.network, perNetwork*l.max)
+		l.add(from.network, connsPerNetwork*l.max)
 	}
 	return true
 }

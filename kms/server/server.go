@@ -158,9 +158,9 @@ func Open(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("opening the KMS: %w", err)
 	}
 	return &Server{cfg: cfg, site: sc, issuer: is, users: userDir{cfg.Dir, key}, store: st, log: cfg.Log,
-		refused:  newOriginBuckets(cfg.MaxRefused, refusedWindow/time.Duration(cfg.MaxRefused)),
-		lookups:  newOriginBuckets(cfg.MaxLookups, refusedWindow/time.Duration(cfg.MaxLookups)),
-		loginsOf: newBuckets(loginsOfBurst, loginsOfEvery), loginsFrom: newOriginBuckets(loginsFromBurst, loginsFromEvery),
+		refused:  newOriginBuckets(cfg.MaxRefused, refusedWindow/time.Duration(cfg.MaxRefused), requestsPerNetwork),
+		lookups:  newOriginBuckets(cfg.MaxLookups, refusedWindow/time.Duration(cfg.MaxLookups), requestsPerNetwork),
+		loginsOf: newBuckets(loginsOfBurst, loginsOfEvery), loginsFrom: newOriginBuckets(loginsFromBurst, loginsFromEvery, loginsPerNetwork),
 		hashing: make(chan struct{}, hashesAtOnce)}, nil
 }
 
