@@ -176,7 +176,13 @@ func (c *Cluster) Get(ctx context.Context, node, remotePath, localPath string) e
 	out := r.Stdout
 	switch {
 	case err == nil && r.Exit == 98:
-		if err = c.getNetwork(ctx, node, remotePath, localPath); !errors.Is(err, errNoConnection) {
+		// On a busy machine the first tries may be too slow; what the agent prints is cut off at 16 MiB.
+		for range 3 {
+			if err = c.getNetwork(ctx, node, remotePath, localPath); !errors.Is(err, errNoConnection) {
+				break
+			}
+		}
+		if !errors.Is(err, errNoConnection) {
 			break
 		}
 		if out, err = c.Output(ctx, node, "cat "+path); err == nil {
