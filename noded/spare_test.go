@@ -152,6 +152,27 @@ func TestTheSpareIsUsedUpThoughATryOfItWasDropped(t *testing.T) {
 	}
 }
 
+// Of an expired token a key server says what it says of one that was taken.
+func TestTheSpareOfAnExpiredJobIsNotAskedFor(t *testing.T) {
+	d, h, _ := recording(t, policy.OnDemand)
+	asked := make(chan struct{}, 100)
+	wrap, _ := withLossyKMS(t, d, func(string) loss {
+		asked <- struct{}{}
+		return nothingLost
+	})
+	a := runsOnce(wrap())
+	a.whole.Expires = time.Now()
+	for len(asked) > 0 { // by wrapping it
+		<-asked
+	}
+	end := d.usingUpSpare(t.Context(), a)
+	time.Sleep(firstSparePause / 2)
+	end()
+	if len(asked) > 0 || h.incidents() > 0 {
+		t.Errorf("asked %d times, %d incidents", len(asked), h.incidents())
+	}
+}
+
 func TestTheSpareIsTriedNoMoreWhenTheSessionIsOver(t *testing.T) {
 	d, _, _ := recording(t, policy.OnDemand)
 	asked := make(chan struct{}, 100)
