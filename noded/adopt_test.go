@@ -19,6 +19,7 @@ import (
 	"cloister/policy"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // newFilter is the packet filter of a network namespace of its own.
@@ -234,6 +235,39 @@ func TestANodeWhoseDoorsCannotBeReachedStillRecoversWhatWasLeft(t *testing.T) {
 				t.Errorf("left is %v, %v", left, err)
 			}
 		})
+	}
+}
+
+// A session that is adopted on a node whose packet filter fails must not go on.
+func TestASessionThatCannotBeLockedInAnyMoreIsEndedAndTheNodeGivenUp(t *testing.T) {
+	cgroups(t)
+	d, _ := filtered(t, policy.OnDemand)
+	d.filter = lockdown.Filter{NetNS: 1 << 30} // no descriptor has that number
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1]) // slurmstepd, which says nothing
+	nobodys := 2_000_000_000 + uint32(time.Now().UnixMilli()%100_000_000)
+	r := &session.Record{ID: strings.Repeat("c", 32), Job: 7, UID: nobodys, GID: nobodys, User: "alice", Begun: []string{stepRun}}
+	if err := d.journal.Save(r); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Recover(t.Context(), []*os.File{os.NewFile(uintptr(pair[0]), keptLifeline)}); err != nil {
+		t.Fatal(err)
+	}
+	// Its slurmstepd has killLimit to say something.
+	for limit := time.Now().Add(6 * killLimit); ; time.Sleep(50 * time.Millisecond) {
+		left, err := d.journal.Load()
+		if err == nil && len(left) == 0 {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("the session goes on: %v, %v", left, err)
+		}
+	}
+	if s := d.Status(); s.State != "fenced" {
+		t.Errorf("the node is %s", s.State)
 	}
 }
 
