@@ -76,6 +76,11 @@ func testFiveNodes(t *testing.T, c *Cluster) {
 	if err != nil {
 		t.Error(err)
 	}
+	for _, n := range slurmNodes() {
+		if out := must(t, c, n, "journalctl -q -u slurmd -g 'authentication error|Munge decode failed'; true"); out != "" {
+			t.Errorf("the clocks differed when the saved cluster went on: %s", out)
+		}
+	}
 	// what a session needs of the kernel and the image
 	must(t, c, S1, "modprobe -n -a dm_crypt dm_verity loop nf_tables fuse ext4 && test -c /dev/loop-control && test -c /dev/mapper/control")
 	must(t, c, S1, "for p in nft cryptsetup apptainer squashfuse_ll conntrack e2fsck setpriv; do command -v $p || exit 1; done")

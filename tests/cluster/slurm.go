@@ -68,11 +68,6 @@ done`, node, strings.TrimSpace(booted))
 	return c.WaitIdle(ctx, node)
 }
 
-// setClocks gives the guests the host's time. A guest that was saved goes on with the time of its saving.
-func (c *Cluster) setClocks(ctx context.Context) error {
-	return c.each(func(g *node) error { return c.setClock(ctx, g) })
-}
-
 // setClock gives a guest that stood still the host's time.
 func (c *Cluster) setClock(ctx context.Context, g *node) error {
 	behind, err := g.agent.clockLag()

@@ -169,10 +169,7 @@ func (h host) resume(ctx context.Context, saved []*entry, ramDir string) (*Clust
 		err = c.each(func(g *node) error { return c.load(ctx, g, from) })
 	}
 	if err == nil { // none before all are loaded: they talk to each other
-		err = c.each(func(g *node) error { return g.proceed(ctx) })
-	}
-	if err == nil {
-		err = c.setClocks(ctx)
+		err = c.proceed(ctx)
 	}
 	if err == nil {
 		err = c.WaitIdle(ctx)
@@ -205,11 +202,31 @@ func (c *Cluster) load(ctx context.Context, g *node, from *entry) error {
 	})
 }
 
-func (n *node) proceed(ctx context.Context) error {
-	if err := n.monitor(ctx, func(m *monitor) error { _, err := m.do("cont", nil); return err }); err != nil {
+// proceed lets guests that were saved go on, with the host's time. The head is the last: slurmctld pings all nodes as
+// soon as its clock leaps, and takes one whose clock is still that of its saving for down.
+func (c *Cluster) proceed(ctx context.Context) error {
+	wake := func(g *node) error {
+		if err := g.monitor(ctx, func(m *monitor) error { _, err := m.do("cont", nil); return err }); err != nil {
+			return err
+		}
+		if err := g.agent.ready(ctx); err != nil {
+			return err
+		}
+		return c.setClock(ctx, g)
+	}
+	if err := c.each(func(g *node) error {
+		if g.spec.Name == Head {
+			return nil
+		}
+		return wake(g)
+	}); err != nil {
 		return err
 	}
-	return n.agent.ready(ctx)
+	head, err := c.guest(Head)
+	if err != nil {
+		return err
+	}
+	return wake(head)
 }
 
 // monitor lends a connection to QEMU, and prefers QEMU's own last words to the connection's error.
