@@ -40,8 +40,8 @@ test-cluster: deps ## the tests on the real cluster alone
 	$(GO) test -tags cluster -timeout 80m -count 1 -p 5 ./tests/cluster/ ./tests/guest/ ./tests/e2e/ ./tests/attacks/ ./tests/faults/
 
 .PHONY: test-full
-test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, nodes that are not fit, a job's ends, the network under load, the canary
-	$(GO) test -tags cluster,full -timeout 120m -count 1 -p 1 -run 'SlurmsVerbs|NotFit|FreshBoot|Habits|UnderLoad|HoweverAJobEnds|RunsNotOneLine|OutlivesSlurms|Reboot|Preempted|Suspend|OutOfMemory|NoKillEnds|FileServerThatHangs|FileServerHangs' ./tests/e2e/
+test-full: deps ## what make test leaves out for its time: Slurm's verbs compared, nodes that are not fit, a job's ends, TPMs, the network under load, the canary
+	$(GO) test -tags cluster,full -timeout 120m -count 1 -p 1 -run 'SlurmsVerbs|NotFit|FreshBoot|Habits|UnderLoad|HoweverAJobEnds|RunsNotOneLine|OutlivesSlurms|Reboot|Preempted|Suspend|OutOfMemory|NoKillEnds|FileServerThatHangs|FileServerHangs|LostPower|NodesTPM' ./tests/e2e/
 	$(GO) test -tags cluster -timeout 60m -count 1 ./tests/canary/
 
 .PHONY: bench
